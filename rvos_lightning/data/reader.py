@@ -1,0 +1,83 @@
+"""The seam between a layout on disk (or a generator) and everything that samples, transforms and batches clips.
+
+A reader lists the videos and items of one split and reads frames and masks by position; it knows nothing of
+clips, sizes, epochs or augmentation. One small file a layout.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from jaxtyping import Bool, UInt8
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Video:
+    """One video (or still image: a video of one frame).
+
+    Attributes:
+        id: identifier in its data set; may contain slashes.
+        frames: frame names in temporal order (file stems as the annotation file writes them).
+        size: (height, width) in pixels; None when only reading a frame can tell.
+    """
+
+    id: str
+    frames: tuple[str, ...]
+    size: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Item:
+    """One expression or object of a video.
+
+    Attributes:
+        video: index into `Reader.videos`.
+        id: identifier, unique inside the video.
+        expression: the raw sentence; None in promptable-VOS sets.
+        objects: ids of the objects it means (palette labels, annotation ids); empty = no target; None = hidden.
+        subsets: named subsets this item is scored in, too.
+        group: facts a protocol needs to merge items (annotator, object, question type, ...).
+    """
+
+    video: int
+    id: str
+    expression: str | None = None
+    objects: tuple[int | str, ...] | None = None
+    subsets: tuple[str, ...] = ()
+    group: dict[str, Any] = field(default_factory=dict)
+
+
+class Reader(ABC):
+    """One split of one data set. Picklable and cheap to copy to a worker: big tables live in memory maps.
+
+    Attributes:
+        name: the data set's name, e.g. "mevis".
+        split: e.g. "train", "valid_u".
+        videos: every video of the split.
+        items: every item of the split; several items may share a video.
+    """
+
+    name: str
+    split: str
+    videos: Sequence[Video]
+    items: Sequence[Item]
+
+    @abstractmethod
+    def read_frames(self, video: int, positions: Sequence[int]) -> UInt8[Tensor, "time 3 height width"]:
+        """RGB frames of a video at positions in `Video.frames` (repeats allowed).
+
+        Raises:
+            DataError: a file is missing or unreadable; names the file and the remedy.
+        """
+
+    @abstractmethod
+    def read_masks(
+        self, item: int, positions: Sequence[int]
+    ) -> tuple[Bool[Tensor, "time height width"], Bool[Tensor, "time"]] | None:
+        """Union mask of the item's objects, and which of those frames are annotated; None where truth is hidden."""
+
+
+class DataError(ValueError):
+    """Data on disk that cannot be used; the message names file, field and remedy."""

@@ -1,0 +1,227 @@
+"""The typed objects that travel between data, networks, objectives and metrics.
+
+Inputs (`Clip`) and targets (`Targets`) are different objects, so a network cannot see its targets.
+Axes are always video or batch, time, then the rest. A *video* axis counts distinct videos, a *batch* axis
+counts items (an expression or an object of some video); `Clip.video` says which video an item looks at.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypeVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+Device = torch.device | str | int
+Moved = TypeVar("Moved", bound="_Movable")
+
+
+class LazyTensor(ABC):
+    """A tensor whose time axis (axis 1) is read on demand, so that long videos never lie whole in memory.
+
+    `lazy[:, a:b]` reads and returns an ordinary tensor on the device last given to `to`.
+    """
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """The shape the whole tensor would have."""
+
+    @abstractmethod
+    def __getitem__(self, key: tuple[slice, slice]) -> Tensor:
+        """Read `[:, start:stop]`."""
+
+    @abstractmethod
+    def to(self, device: Device, non_blocking: bool = False) -> "LazyTensor":
+        """The same source, delivering to another device."""
+
+
+class _Movable:
+    """Moves every tensor field of a frozen dataclass; Lightning needs `.to` on frozen dataclasses."""
+
+    def to(self: Moved, device: Device, non_blocking: bool = False) -> Moved:
+        """A copy whose tensors live on `device`."""
+        return self._map(lambda value: value.to(device, non_blocking=non_blocking), LazyTensor)
+
+    def pin_memory(self: Moved) -> Moved:
+        """A copy whose tensors lie in page-locked memory (the data loader calls this)."""
+        return self._map(lambda value: value.pin_memory())
+
+    def _map(self: Moved, change: Any, *also: type) -> Moved:
+        changed = {}
+        for entry in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, entry.name)
+            if isinstance(value, Tensor | _Movable) or (also and isinstance(value, also)):
+                changed[entry.name] = change(value)
+        return replace(self, **changed)  # type: ignore[type-var]
+
+
+@dataclass(frozen=True)
+class ClipMeta:
+    """What is known of one item besides pixels.
+
+    Attributes:
+        video: identifier of the video.
+        item: identifier of the expression or object inside the video.
+        frames: frame names (file stems or numbers as text) in clip order; positions in the video if unnamed.
+        size: (height, width) in pixels of the picture inside the, possibly padded, `Clip.frames`.
+        original_size: (height, width) in pixels of the source video.
+        positions: position of each clip frame in the whole video, counted from 0.
+        source: name of the data set the item comes from.
+        subsets: named subsets the item belongs to (e.g. "no_target"), scored apart.
+        group: what several items share when a protocol merges them (annotator, object id, question type, ...).
+    """
+
+    video: str
+    item: str
+    frames: tuple[str, ...]
+    size: tuple[int, int]
+    original_size: tuple[int, int]
+    positions: tuple[int, ...] = ()
+    source: str = ""
+    subsets: tuple[str, ...] = ()
+    group: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class UserPrompt(_Movable):
+    """What a user does on one frame for one item: clicks, a box (labels 2 and 3), or a mask.
+
+    Attributes:
+        frame: position of the frame in the video.
+        points: x, y in [0, 1] relative to the frame's width and height (of the picture, not of padding).
+        labels: 1 positive click, 0 negative click, 2 top-left and 3 bottom-right corner of a box.
+        mask: a full mask instead of points.
+    """
+
+    frame: int
+    points: Float[Tensor, "clicks 2"] | None = None
+    labels: Int[Tensor, "clicks"] | None = None
+    mask: Bool[Tensor, "height width"] | None = None
+
+
+class User(ABC):
+    """Somebody who points at objects and answers a wrong mask; holds targets if simulated, so networks need not."""
+
+    @abstractmethod
+    def first_prompt(self, item: int) -> Sequence[UserPrompt]:
+        """The prompts given before anything was segmented, on one or more frames."""
+
+    @abstractmethod
+    def correct(self, item: int, frame: int, mask: Float[Tensor, "height width"]) -> UserPrompt | None:
+        """An answer to predicted mask logits on a frame (position in the video); None when content."""
+
+
+@dataclass(frozen=True)
+class Clip(_Movable):
+    """What a network may look at.
+
+    Attributes:
+        frames: RGB in [0, 1]; each network normalises for itself. Padded right and bottom with zeros;
+            `meta[i].size` gives the picture's size. Lazy only in inference; `window` reads it.
+        video: index into the video axis of `frames` for every item.
+        expressions: one per item; None for promptable-VOS items.
+        user: answers with clicks, boxes or masks; None for referring items.
+        context: a few frames from the whole video, for networks that look ahead.
+        meta: one per item.
+    """
+
+    frames: Float[Tensor, "video time 3 height width"] | LazyTensor
+    video: Int[Tensor, "batch"]
+    expressions: list[str] | None
+    meta: list[ClipMeta]
+    user: User | None = None
+    context: Float[Tensor, "video few 3 height width"] | None = None
+
+    def __len__(self) -> int:
+        """Number of items (the batch axis)."""
+        return len(self.meta)
+
+    @property
+    def time(self) -> int:
+        """Number of frames."""
+        return self.frames.shape[1]
+
+    def window(self, start: int, stop: int) -> "Clip":
+        """The frames `start` to `stop` (exclusive) as an ordinary in-memory clip; context and user stay."""
+        meta = [replace(m, frames=m.frames[start:stop], positions=m.positions[start:stop]) for m in self.meta]
+        return replace(self, frames=self.frames[:, start:stop], meta=meta)
+
+
+@dataclass(frozen=True)
+class Targets(_Movable):
+    """Ground truth, never shown to a network.
+
+    Attributes:
+        masks: True on the referred object, at frame size in training and at original size in evaluation.
+        annotated: False on padded or unlabelled frames: no loss, no score.
+    """
+
+    masks: Bool[Tensor, "batch time height width"] | LazyTensor
+    annotated: Bool[Tensor, "batch time"]
+
+    def window(self, start: int, stop: int) -> "Targets":
+        """The frames `start` to `stop` (exclusive), read into memory."""
+        return Targets(self.masks[:, start:stop], self.annotated[:, start:stop])
+
+
+@dataclass(frozen=True)
+class Batch(_Movable):
+    """One step's data; `targets` is None for hidden test sets."""
+
+    clip: Clip
+    targets: Targets | None = None
+
+
+@dataclass
+class Features:
+    """Adapter -> prompter, memory: image features per item and, if the adapter read the sentence, its states."""
+
+    pyramid: tuple[Float[Tensor, "batch time _c _h _w"], ...]
+    words: Float[Tensor, "batch words text"] | None = None
+    word_mask: Bool[Tensor, "batch words"] | None = None
+    sentence: Float[Tensor, "batch text"] | None = None
+
+
+@dataclass
+class Prompt:
+    """Prompter -> memory, in the segmenter's prompt space."""
+
+    tokens: Float[Tensor, "batch time tokens dim"]
+    dense: Float[Tensor, "batch time dim h w"] | None = None
+
+    def repeat_time(self, time: int) -> "Prompt":
+        """The first frame's prompt for every frame of a window of `time` frames."""
+        dense = None if self.dense is None else self.dense[:, :1].expand(-1, time, -1, -1, -1)
+        return Prompt(self.tokens[:, :1].expand(-1, time, -1, -1), dense)
+
+
+class State:
+    """What is carried from one window of a video to the next; each memory subclasses it.
+
+    Attributes:
+        prompt: the first window's prompt, kept for a prompter that is asked once per video.
+    """
+
+    prompt: Prompt | None = None
+
+
+@dataclass
+class Prediction:
+    """What every network returns.
+
+    Attributes:
+        mask_logits: any resolution, covering the padded frame; the consumer resizes.
+        presence_logits: is the object there at all (the SAM family says so).
+        iou: the network's own estimate of the mask's quality.
+        prompt: what was asked, for losses on the prompt itself.
+        state: carried to the next window of the same video.
+    """
+
+    mask_logits: Float[Tensor, "batch time h w"]
+    presence_logits: Float[Tensor, "batch time"] | None = None
+    iou: Float[Tensor, "batch time"] | None = None
+    prompt: Prompt | None = None
+    state: State | None = None
