@@ -78,6 +78,13 @@ class Reader(ABC):
     ) -> tuple[Bool[Tensor, "time height width"], Bool[Tensor, "time"]] | None:
         """Union mask of the item's objects, and which of those frames are annotated; None where truth is hidden."""
 
+    def visible(self, item: int) -> Bool[Tensor, "frames"] | None:
+        """Frames of the item's video on which truth is known to show it, without decoding a mask; None = unknown.
+
+        A sampler chooses its anchor among these, so that a clip is not wasted on an absent object.
+        """
+        return None
+
 
 class DataError(ValueError):
     """Data on disk that cannot be used; the message names file, field and remedy."""
