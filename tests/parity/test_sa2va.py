@@ -1,0 +1,170 @@
+"""Recorded runs of the released Sa2VA and Sa2VA-i code: prompts, frames, pixels, losses."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from rvos_lightning.systems.sa2va import conversation, frames, tiling
+from tests.parity import sa2va_rules as rules
+
+
+def picture(name, shape):
+    w, h = (int(v) for v in shape[:2])
+    low = np.random.RandomState(rules.seed(f"{rules.TAG}:{name}")).randint(0, 256, size=(h // 16 + 2, w // 16 + 2, 3))
+    return Image.fromarray(low.astype(np.uint8)).resize((w, h), Image.Resampling.BILINEAR)
+
+
+@pytest.mark.parametrize("path", rules.files("a_*.npz"), ids=lambda p: p.stem)
+def test_tiling_table(path):
+    data = rules.load(path)
+    assert tiling.grids() and sorted(map(tuple, data["ratio_order"].tolist())) == sorted(tiling.grids())
+    for width, height, columns, rows, tiles, with_thumbnail, tokens in data["tiling"].tolist():
+        assert tiling.choose_grid(width, height) == (columns, rows), (width, height)
+        assert tiles == columns * rows and with_thumbnail == tiles + (tiles > 1) and tokens == with_thumbnail * 256
+
+
+@pytest.mark.parametrize("path", rules.files("a_*.npz"), ids=lambda p: p.stem)
+def test_pixels(path):
+    data = rules.load(path)
+    names = [key[len("direct_") :] for key in data if key.startswith("direct_") and not key.endswith("_sum")]
+    assert names
+    for name in names:
+        shape = data[f"tiles_{name}_shape"]
+        image = picture(f"img_{name}", shape)
+        assert np.array_equal(np.asarray(image).reshape(-1, 3).sum(0), data[f"img_{name}_sum"])
+        size = int(shape[-1])
+        tiles = tiling.tile_image(image, size)
+        assert tuple(tiles.shape) == tuple(shape[2:])
+        rules.close(tiles[:, :, 7::56, 7::56], data[f"tiles_{name}"], 1e-6)
+        rules.close(tiles.double().sum((1, 2, 3)), data[f"tiles_{name}_sum"], 1e-2)
+        frame = tiling.normalise(tiling.squash(image, size))
+        rules.close(frame[:, 7::56, 7::56], data[f"frame_{name}"], 1e-6)
+        whole = tiling.squash(image, 1024)
+        assert np.array_equal(whole.permute(1, 2, 0)[15::64, 15::64].numpy(), data[f"direct_{name}"])
+        assert np.array_equal(whole.sum((1, 2)).numpy(), data[f"direct_{name}_sum"])
+        for how in ("train", "video", "image"):
+            normal = tiling.normalise(whole, how)[:, 15::64, 15::64].float()
+            rules.close(normal, data[f"sam_norm_{how}_{name}"], 1e-6)
+        through_unit = tiling.resize_frames(tiling.to_pixels(image)[None].float() / 255, 1024, "pillow")
+        assert torch.equal((through_unit[0] * 255).round().byte(), whole)
+
+
+@pytest.mark.parametrize("path", rules.files("f_*.npz"), ids=lambda p: p.stem)
+def test_frame_tables(path):
+    data = rules.load(path)
+    lengths = data["video_lengths"].tolist()
+    for k in data["ks"].tolist():
+        for row, length in enumerate(lengths):
+            raw = np.linspace(0, length - 1, k, dtype=int)
+            assert raw.tolist() == data[f"uniform_k{k}"][row].tolist()
+            for name, rule in (("uniform_mllm", "uniform"), ("firstk", "first")):
+                shown = [i for i in data[f"{name}_k{k}"][row].tolist() if i >= 0]
+                assert frames.inference_frames(length, k, rule) == shown, (name, length, k)
+        if f"train_uniform_k{k}" not in data:
+            continue
+        expected = [[n, *frames.offset_frames(n, k, u)] for n in lengths if n > k for u in data["train_u"].tolist()]
+        assert expected == data[f"train_uniform_k{k}"].tolist()
+
+
+@pytest.mark.parametrize("path", rules.files("f_*.npz"), ids=lambda p: p.stem)
+def test_random_frame_tables(path):
+    data = rules.load(path)
+    samplers = {"uniform": frames.uniform_training_frames, "random": frames.random_frames}
+    tables = [re.fullmatch(r"train_(uniform|random)_npseed(\d+)_k(\d+)", key) for key in data]
+    assert any(tables)
+    for table in filter(None, tables):
+        rng = np.random.RandomState(int(table[2]))
+        for length, *indices in data[table[0]].tolist():
+            assert samplers[table[1]](length, int(table[3]), rng) == indices, (table[0], length)
+
+
+def tokenizer():
+    from transformers import PreTrainedTokenizerFast
+
+    path = rules.files("g_*tokenizer.json")[0]
+    return PreTrainedTokenizerFast(tokenizer_file=str(path), eos_token="<|im_end|>", pad_token="<|endoftext|>")
+
+
+def long_form(text):
+    return re.sub(r"\{IMG_CONTEXT\*(\d+)\}", lambda m: conversation.CONTEXT * int(m[1]), text)
+
+
+def turns_of(text, chat, separator):
+    """Split a recorded conversation into questions and answers by its template."""
+    before, after = (re.escape(part) for part in chat.instruction.split("{input}"))
+    end = re.escape(chat.suffix + separator)
+    pattern = f"{before}(.*?){after}(.*?){end}"
+    assert re.fullmatch(f"({pattern})+", text, re.S)
+    return [conversation.Turn(*found) for found in re.findall(pattern, text, re.S)]
+
+
+def spans_of(labels):
+    active = np.concatenate([[0], (np.asarray(labels) != conversation.IGNORED).astype(int), [0]])
+    starts, stops = np.where(np.diff(active) == 1)[0], np.where(np.diff(active) == -1)[0]
+    return [list(pair) for pair in zip(starts.tolist(), stops.tolist(), strict=True)]
+
+
+@pytest.mark.parametrize("recorded", rules.prompts())
+def test_training_conversations(recorded):
+    tokens = tokenizer()
+    ids = recorded["tokenizer"]["ids"]
+    assert {name: tokens.convert_tokens_to_ids(name) for name in ids} == ids
+    for key, case in recorded["train"].items():
+        kind, name, mutated = key.split("/")
+        chat = conversation.template(name, legacy_instruction_override=mutated == "mutated=True")
+        text = long_form(case["text"])
+        separate = kind == "video"
+        turns = turns_of(text, chat, chat.separator if separate else "")
+        encoded = conversation.encode(tokens, turns, chat, separate=separate)
+        flat = [
+            i
+            for part in case["input_ids"]
+            for i in ([ids["<IMG_CONTEXT>"]] * part[1] if isinstance(part, list) else [part])
+        ]
+        assert encoded.ids == flat and len(flat) == case["n"], key
+        assert spans_of(encoded.labels) == case["label_spans"], key
+        visual = [int(n) for n in re.findall(r"\{IMG_CONTEXT\*(\d+)\}", case["text"])]
+        first = turns[0].question
+        built = (
+            conversation.video_tokens(len(visual), visual[0])
+            if separate
+            else conversation.image_tokens(1, visual[0]) + "\n"
+        )
+        assert first.startswith(built) and not first[len(built) :].startswith("\n"), key
+
+
+@pytest.mark.parametrize("recorded", rules.prompts())
+def test_inference_prompts(recorded):
+    for key, case in recorded["inference"].items():
+        kind, name = key.split("/")
+        chat, text = conversation.template(name), long_form(case["text"])
+        counts = [int(n) for n in re.findall(r"\{IMG_CONTEXT\*(\d+)\}", case["text"])]
+        if kind.startswith("video"):
+            expression = re.search(r"Please segment (.*)\.", case["text"])[1]
+            words, visual = (
+                conversation.VIDEO_PROMPT.format(expression),
+                conversation.video_tokens(len(counts), counts[0]),
+            )
+        elif kind.startswith("image"):
+            expression = re.search(r"Please segment (.*) in this image", case["text"])[1]
+            words, visual = conversation.IMAGE_PROMPT.format(expression), conversation.image_tokens(1, counts[0])
+        else:
+            said = re.search(r"</vp>\.\n(.*?)" + re.escape(chat.instruction.split("{input}")[1]), case["text"], re.S)[1]
+            words = f"<image>\n{conversation.region_text(counts[1:])}\n{said}"
+            visual = conversation.image_tokens(1, counts[0])
+        assert conversation.inference_prompt(words, visual, chat) == text, key
+
+
+@pytest.mark.parametrize("recorded", rules.prompts())
+def test_grounded_captions_and_regions(recorded):
+    turn = recorded["gcg"]["conversation"][0]
+    assert turn["input"] == f"<image>\n{conversation.GCG_QUESTION}"
+    caption = re.sub(r"<p> (.*?) </p> \[SEG\]", r"\1", turn["output"])
+    legacy = conversation.ground_caption(caption, ["a horse", "a man"], legacy_trimming=True)
+    assert legacy.text == turn["output"] and list(legacy.phrases) == recorded["gcg"]["labels"]
+    region = recorded["osprey"]["conversation"][0]["input"]
+    counts = [int(n) for n in re.findall(r"\{IMG_CONTEXT\*(\d+)\}", region)]
+    assert f"<image>\n{conversation.region_text(counts)}\nWhat is region1?" == long_form(region)
