@@ -1,0 +1,29 @@
+"""Lightning callbacks of rvos_lightning: losses (`Objective`), sinks of masks, and what watches a run.
+
+Names are imported when first asked for, so that one system's callback never loads another's libraries.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_WHERE = {
+    "BestCheckpoint": "checkpoint",
+    "CMESupervision": "cme",
+    "DiceFocal": "masks",
+    "FilmStrip": "film_strip",
+    "LastCheckpoint": "checkpoint",
+    "MaskWriter": "mask_writer",
+    "NextToken": "language",
+    "Overlay": "overlay",
+    "PointMasks": "point_masks",
+    "Scores": "scores",
+    "StartTable": "start_table",
+    "StructureLoss": "structure",
+    "Throughput": "throughput",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"callbacks has no {name!r}; it has {', '.join(_WHERE)}")
+    return getattr(import_module(f"callbacks.{_WHERE[name]}"), name)

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from lightning.pytorch import Callback
 from torch import Tensor, nn
 
-from rvos_lightning.types import Batch, Clip, Features, Prediction, Prompt, State
+from rvos_lightning.types import Batch, Clip, Features, Prediction, Prompt, SegmentedWindow, State
 
 Pyramid = tuple[Float[Tensor, "images _c _h _w"], ...]
 """Feature maps of one image batch, fine to coarse."""
@@ -110,8 +110,31 @@ class Objective(Callback, ABC):
     """A loss that Lightning can see: a callback the module consults in `training_step`.
 
     No parameters (they would never be updated) and no state (derive schedules from `global_step`).
+
+    Attributes:
+        in_validation: also consulted in validation, where predictions come window by window.
     """
+
+    in_validation = False
 
     @abstractmethod
     def terms(self, batch: Batch, prediction: Prediction) -> dict[str, Float[Tensor, ""]]:
         """Named, already weighted scalars, each attached to the graph even when nothing contributes."""
+
+
+class MaskSink(Callback, ABC):
+    """Receives masks window by window in validation, test and prediction, so that nothing long is ever held.
+
+    `RVOSModule` hands every window of a video, in order, to each sink among the trainer's callbacks. Windows of
+    one video arrive together; the last has `clip.meta[i].positions[-1] == last`.
+    """
+
+    @abstractmethod
+    def write(self, stage: str, window: SegmentedWindow, last: bool) -> None:
+        """Take one window.
+
+        Args:
+            stage: "val", "test" or "predict".
+            window: frames at network size, masks at the targets' or the original size.
+            last: True on the video's final window.
+        """

@@ -225,3 +225,20 @@ class Prediction:
     iou: Float[Tensor, "batch time"] | None = None
     prompt: Prompt | None = None
     state: State | None = None
+
+
+@dataclass
+class SegmentedWindow:
+    """One window of a video after segmentation, as sinks and metrics see it.
+
+    Attributes:
+        clip: the window's clip, in memory.
+        targets: the window's truth, None where hidden.
+        prediction: the network's answer.
+        masks: thresholded at 0 and resized to the targets' (or else the original) size.
+    """
+
+    clip: Clip
+    targets: Targets | None
+    prediction: Prediction
+    masks: Bool[Tensor, "batch time height width"]

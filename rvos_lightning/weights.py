@@ -139,6 +139,21 @@ def freeze(module: nn.Module, train_mode: bool = False) -> nn.Module:
     return module
 
 
+def mark_reproducible(module: nn.Module, source: str) -> nn.Module:
+    """Say that this module's frozen weights can be read again from `source`, so checkpoints may leave them out."""
+    module.weights_source = source  # type: ignore[assignment]
+    return module
+
+
+def reproducible_prefixes(network: nn.Module) -> list[str]:
+    """Key prefixes of wholly frozen modules that were loaded from a file (`mark_reproducible`)."""
+    return [
+        f"{name}."
+        for name, module in network.named_modules()
+        if hasattr(module, "weights_source") and not any(p.requires_grad for p in module.parameters())
+    ]
+
+
 def load_official(path: Path | str, allow: Iterable[type] = ()) -> dict[str, Tensor]:
     """Read a .safetensors, a sharded folder or a torch file as a flat dict of tensors, never executing code.
 

@@ -1,0 +1,76 @@
+"""One plain line per evaluation, `scores.json` beside it, and a table of every video and expression."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_only
+
+SHOWN = {"j_and_f": "J&F", "j": "J", "f": "F"}
+
+
+class Scores(Callback):
+    """Prints `J&F 0.873  J 0.861  F 0.885  (moving_shapes val, mean over expressions)` and keeps it on disk.
+
+    Writes into the run folder: `scores.json` (newest scores of each stage) and `scores_<stage>.csv` (one row per
+    video and item).
+
+    Args:
+        table: write the rows, too.
+    """
+
+    def __init__(self, table: bool = True):
+        self.table = table
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Report the validation set."""
+        if not trainer.sanity_checking:
+            self._report(trainer, pl_module, "val")
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Report the test set."""
+        self._report(trainer, pl_module, "test")
+
+    def _report(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        metrics: Any = pl_module.metrics["val"]  # type: ignore[index]
+        if not len(metrics):
+            return
+        rules = sorted({getattr(metric, "rule", type(metric).__name__) for metric in metrics.values()})
+        tables = {name: metric.table() for name, metric in metrics.items() if self.table and hasattr(metric, "table")}
+        scores = {
+            key.removeprefix(f"{stage}/"): float(value)
+            for key, value in trainer.callback_metrics.items()
+            if key.startswith(f"{stage}/")
+        }
+        self._write(trainer, stage, scores, rules, tables)
+
+    @rank_zero_only
+    def _write(
+        self, trainer: Trainer, stage: str, scores: dict[str, float], rules: list[str], tables: dict[str, Any]
+    ) -> None:
+        name = getattr(trainer.datamodule, "name", type(trainer.datamodule).__name__)  # type: ignore[attr-defined]
+        print(score_line(scores, f"{name} {stage}, {'; '.join(rules)}"), flush=True)
+        if trainer.fast_dev_run:
+            return
+        folder = Path(trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "scores.json"
+        known = json.loads(path.read_text()) if path.exists() else {}
+        known[stage] = {"data": name, "rule": rules, "step": trainer.global_step, **scores}
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(known, indent=2) + "\n")
+        partial.replace(path)
+        from rvos_lightning.metrics.tables import write_table
+
+        for metric, rows in tables.items():
+            write_table(rows, folder / f"scores_{stage}_{metric}.csv")
+
+
+def score_line(scores: dict[str, float], what: str) -> str:
+    """The line people look for, main scores first, then named subsets."""
+    main = [f"{SHOWN[key]} {scores[key]:.3f}" for key in SHOWN if key in scores]
+    others = [f"{key} {value:.3f}" for key, value in scores.items() if key not in SHOWN and "/" not in key]
+    subsets = [f"{key.split('/')[1]} {value:.3f}" for key, value in scores.items() if key.startswith("j_and_f/")]
+    line = "  ".join(main or others) + f"  ({what})"
+    return line + (f"\n  J&F of subsets: {'  '.join(subsets)}" if subsets else "")

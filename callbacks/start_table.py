@@ -1,0 +1,74 @@
+"""One table at start: parts, parameters, trainable, learning rate, dtype, data, licences."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_only
+from torch import nn
+
+
+class StartTable(Callback):
+    """Prints what is about to run and writes the same as `start.json` into the run folder.
+
+    Args:
+        licences: part of the recipe -> licence of its code, weights or data, shown below the table.
+    """
+
+    def __init__(self, licences: dict[str, str] | None = None):
+        self.licences = licences or {}
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the table once parameters and rates are known."""
+        self._show(trainer, pl_module)
+
+    @rank_zero_only
+    def _show(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        from rich.console import Console
+        from rich.table import Table
+
+        rates = learning_rates(trainer)
+        rows = [describe(name, part, rates) for name, part in parts(pl_module)]
+        data = getattr(trainer.datamodule, "name", type(trainer.datamodule).__name__)  # type: ignore[attr-defined]
+        table = Table(title=f"{type(pl_module.network).__name__} on {data}, {trainer.precision}, seed {pl_module.seed}")
+        for column in ("part", "class", "parameters", "trainable", "learning rate", "dtype"):
+            table.add_column(column, justify="right" if column in ("parameters", "trainable") else "left")
+        for row in rows:
+            table.add_row(*(f"{value:,}" if isinstance(value, int) else str(value) for value in row.values()))
+        console = Console()
+        console.print(table)
+        for what, licence in self.licences.items():
+            console.print(f"  licence of {what}: {licence}")
+        if trainer.fast_dev_run:
+            return
+        folder = Path(trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        record = {"parts": rows, "data": data, "licences": self.licences, "precision": str(trainer.precision)}
+        (folder / "start.json").write_text(json.dumps(record, indent=2) + "\n")
+
+
+def parts(pl_module: LightningModule) -> list[tuple[str, nn.Module]]:
+    """The network's direct children, then the network as a whole."""
+    network: Any = pl_module.network
+    return [*network.named_children(), ("total", network)]
+
+
+def learning_rates(trainer: Trainer) -> dict[int, float]:
+    """Parameter identity -> learning rate."""
+    groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+    return {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+
+
+def describe(name: str, part: nn.Module, rates: dict[int, float]) -> dict[str, Any]:
+    """One row."""
+    parameters = list(part.parameters())
+    used = sorted({rates[id(p)] for p in parameters if id(p) in rates})
+    return {
+        "part": name,
+        "class": type(part).__name__,
+        "parameters": sum(p.numel() for p in parameters),
+        "trainable": sum(p.numel() for p in parameters if p.requires_grad),
+        "learning rate": " / ".join(f"{rate:.2g}" for rate in used) or "-",
+        "dtype": " ".join(sorted({str(p.dtype).removeprefix("torch.") for p in parameters})) or "-",
+    }

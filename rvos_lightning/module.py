@@ -1,0 +1,222 @@
+"""The only LightningModule: a network, metrics, an optimizer; losses come from callbacks."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from rvos_lightning.inference import segment_video
+from rvos_lightning.optim import param_groups, scale_groups
+from rvos_lightning.seams import MaskSink, Network, Objective
+from rvos_lightning.types import Batch, Prediction
+from rvos_lightning.weights import WeightsError, load_official, reproducible_prefixes
+
+
+class NonFiniteLoss(RuntimeError):
+    """Training met NaN or infinity; names the batch, so that it can be looked at."""
+
+
+class RVOSModule(LightningModule):
+    """Trains, validates, tests and runs any `Network`.
+
+    Args:
+        network: turns a clip into a prediction.
+        metrics: name -> metric, updated with every window of masks in validation and test.
+        optimizer: builds the optimizer from parameter groups.
+        scheduler: builds a schedule that is stepped every optimizer step.
+        lr_scale: regular expression on parameter names -> factor on the learning rate.
+        no_decay: regular expressions of parameter names without weight decay.
+        window: frames per network call in validation, test and prediction.
+        weights: start from these weights (.safetensors or a checkpoint of ours); to *continue* a run use ckpt_path.
+        compile: run the network through `torch.compile`.
+
+    Raises:
+        ValueError: fit without any objective.
+        WeightsError: `weights` does not fit the network.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        metrics: dict[str, Metric] | None = None,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        scheduler: LRSchedulerCallable | None = None,
+        lr_scale: dict[str, float] | None = None,
+        no_decay: list[str] | None = None,
+        window: int = 8,
+        weights: Path | None = None,
+        compile: bool = False,
+    ):
+        super().__init__()
+        self.network = network
+        self.metrics = nn.ModuleDict({"val": nn.ModuleDict(metrics or {})})
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.lr_scale = lr_scale or {}
+        self.no_decay = no_decay or []
+        self.window = window
+        self.weights = weights
+        self.objectives: list[Objective] = []
+        self.sinks: list[MaskSink] = []
+        if weights is not None:
+            start_from(network, weights)
+        if compile:
+            network.compile()
+
+    def setup(self, stage: str) -> None:
+        """Find the objectives and sinks among the trainer's callbacks; refuse to fit without a loss."""
+        callbacks = self.trainer.callbacks
+        self.objectives = [callback for callback in callbacks if isinstance(callback, Objective)]
+        self.sinks = [callback for callback in callbacks if isinstance(callback, MaskSink)]
+        if any(isinstance(objective, nn.Module) for objective in self.objectives):
+            raise ValueError("an objective is an nn.Module: its parameters would never be updated; move them to the network")
+        if stage == "fit" and not self.objectives:
+            raise ValueError("fit needs a loss: add an entry to `objectives`, e.g. --objectives.mask callbacks.DiceFocal")
+
+    def on_fit_start(self) -> None:
+        """Remember the seed of this run: every step draws from (seed, epoch, batch), which makes resume exact."""
+        self.seed = torch.initial_seed() % 2**31
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Reseed, so that dropout and sampling in a resumed run equal those of an unbroken one."""
+        torch.manual_seed(hash((self.seed, self.current_epoch, batch_idx, self.global_rank)) % 2**63)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Sum of all objectives' terms."""
+        loss = self.loss(batch, self.network(batch.clip), "train", self.objectives)
+        if self.trainer.strategy.reduce_boolean_decision(not bool(loss.isfinite()), all=False):
+            items = ", ".join(f"{meta.video}/{meta.item}" for meta in batch.clip.meta)
+            raise NonFiniteLoss(
+                f"loss is {float(loss):g} in epoch {self.current_epoch}, batch {batch_idx} (items {items}); the last good "
+                "checkpoint is kept. Lower the learning rate, clip gradients or look at these items"
+            )
+        return loss
+
+    def loss(self, batch: Batch, prediction: Prediction, stage: str, objectives: list[Objective]) -> Tensor:
+        """Sum the named terms and log each as `<stage>/<name>`.
+
+        Raises:
+            ValueError: two objectives use one term name.
+        """
+        terms: dict[str, Tensor] = {}
+        for objective in objectives:
+            new = objective.terms(batch, prediction)
+            if clash := terms.keys() & new.keys():
+                raise ValueError(f"two objectives return the term {sorted(clash)}: rename one")
+            terms.update(new)
+        total = torch.stack(list(terms.values())).sum()
+        values = {f"{stage}/{name}": value.detach() for name, value in {"loss": total, **terms}.items()}
+        self.log_dict(values, batch_size=len(batch.clip), on_step=stage == "train", on_epoch=stage != "train",
+                      sync_dist=stage != "train", prog_bar=False)
+        return total
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Segment, score, hand masks to the sinks."""
+        self.evaluate(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Segment, score, hand masks to the sinks."""
+        self.evaluate(batch, "test")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[str]:
+        """Segment and hand masks to the sinks; returns only the ids done, so that nothing long is held."""
+        self.evaluate(batch, "predict")
+        return [f"{meta.video}/{meta.item}" for meta in batch.clip.meta]
+
+    def evaluate(self, batch: Batch, stage: str) -> None:
+        """One video (or several of one length): every window through network, metrics and sinks."""
+        objectives = [objective for objective in self.objectives if objective.in_validation]
+        done = 0
+        for window in segment_video(self.network, batch, self.window):
+            done += window.clip.time
+            if window.targets is not None and stage != "predict":
+                for metric in self.metrics["val"].values():
+                    metric.update(window.masks, window.targets, window.clip.meta)
+                if objectives:
+                    self.loss(Batch(window.clip, window.targets), window.prediction, stage, objectives)
+            for sink in self.sinks:
+                sink.write(stage, window, last=done == batch.clip.time)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log every metric once, computed over all ranks."""
+        self._log_metrics("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log every metric once, computed over all ranks."""
+        self._log_metrics("test")
+
+    def _log_metrics(self, stage: str) -> None:
+        for metric in self.metrics["val"].values():
+            scores = metric.compute()
+            self.log_dict({f"{stage}/{name}": float(value) for name, value in scores.items()}, rank_zero_only=True)
+
+    def on_validation_epoch_start(self) -> None:
+        """Start counting anew."""
+        self._reset_metrics()
+
+    def on_test_epoch_start(self) -> None:
+        """Start counting anew."""
+        self._reset_metrics()
+
+    def _reset_metrics(self) -> None:
+        for metric in self.metrics["val"].values():
+            metric.reset()
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer over scaled groups and, if given, a per-step schedule."""
+        optimizer = scale_groups(self.optimizer(param_groups(self.network, self.lr_scale, self.no_decay)))
+        if self.scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.scheduler(optimizer), "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep only keys that cannot be had again: frozen parts that came from a file stay out."""
+        prefixes = tuple(f"network.{prefix}" for prefix in reproducible_prefixes(self.network))
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {key: value for key, value in state.items() if not (prefixes and key.startswith(prefixes))}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Fill in what was left out on saving; anything else missing or surplus is another system's checkpoint.
+
+        Raises:
+            WeightsError: names the first keys on both sides.
+        """
+        checkpoint["state_dict"] = complete(checkpoint["state_dict"], self.state_dict(), "network.", self.network)
+
+
+def complete(
+    state: Mapping[str, Tensor], own: Mapping[str, Tensor], prefix: str, network: nn.Module
+) -> dict[str, Tensor]:
+    """`state` plus the frozen keys of `own` that a checkpoint leaves out on purpose.
+
+    Raises:
+        WeightsError: other keys missing or surplus, or shapes that differ.
+    """
+    allowed = tuple(prefix + name for name in reproducible_prefixes(network))
+    missing = [key for key in own if key not in state]
+    wrong = [key for key in missing if not (allowed and key.startswith(allowed))]
+    surplus = [key for key in state if key not in own]
+    shapes = [key for key in state if key in own and state[key].shape != own[key].shape]
+    if wrong or surplus or shapes:
+        parts = {"missing": wrong, "not in this network": surplus, "of another shape": shapes}
+        found = "; ".join(f"{len(keys)} keys {what}, first {keys[0]}" for what, keys in parts.items() if keys)
+        raise WeightsError(f"the checkpoint belongs to another system or configuration ({found}); use the config.yaml saved beside it")
+    return {**{key: own[key] for key in missing}, **state}
+
+
+def start_from(network: Network, path: Path) -> None:
+    """Load weights of ours: a .safetensors file of network keys, or a Lightning checkpoint.
+
+    Raises:
+        WeightsError: the file is missing or does not fit.
+    """
+    state = load_official(path)
+    if any(key.startswith("network.") for key in state):
+        state = {re.sub("^network\\.", "", key): value for key, value in state.items() if key.startswith("network.")}
+    network.load_state_dict(complete(state, network.state_dict(), "", network))

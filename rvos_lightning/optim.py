@@ -1,0 +1,76 @@
+"""Parameter groups and learning-rate schedules that change every step."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+def param_groups(
+    module: nn.Module, lr_scale: Mapping[str, float] | None = None, no_decay: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """Trainable parameters grouped by learning-rate scale and decay.
+
+    Args:
+        module: whose parameters are grouped; frozen ones are left out.
+        lr_scale: regular expression (searched in the parameter's name) -> factor on the learning rate; the first
+            that matches counts.
+        no_decay: regular expressions of names whose weight decay is 0.
+
+    Returns:
+        Groups for an optimizer, with extra keys `name` and `lr_scale` (applied by `scale_groups`).
+
+    Raises:
+        ValueError: a pattern matches no trainable parameter, or nothing is trainable.
+    """
+    scales = dict(lr_scale or {})
+    unused = {*scales, *no_decay}
+    groups: dict[tuple[float, bool], dict[str, Any]] = {}
+    for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        match = next((pattern for pattern in scales if re.search(pattern, name)), None)
+        plain = [pattern for pattern in no_decay if re.search(pattern, name)]
+        unused -= {match, *plain}
+        key = (scales[match] if match is not None else 1.0, bool(plain))
+        group = groups.setdefault(key, {"params": [], "lr_scale": key[0], "name": f"x{key[0]:g}"})
+        group["params"].append(parameter)
+        if plain:
+            group["weight_decay"] = 0.0
+            group["name"] += " no decay"
+    if not groups:
+        raise ValueError("nothing to train: every parameter of model.network is frozen")
+    if unused:
+        raise ValueError(f"model.lr_scale or model.no_decay: {sorted(unused)} match no trainable parameter")
+    return list(groups.values())
+
+
+def scale_groups(optimizer: Optimizer) -> Optimizer:
+    """Multiply each group's learning rate by its `lr_scale`."""
+    for group in optimizer.param_groups:
+        group["lr"] *= group.get("lr_scale", 1.0)
+    return optimizer
+
+
+class WarmupCosine(LambdaLR):
+    """Linear warm-up, then half a cosine down to `final` times the learning rate.
+
+    Args:
+        optimizer: whose groups are scheduled.
+        total: steps until the end of the cosine.
+        warmup: steps of linear warm-up.
+        final: fraction of the learning rate at the end.
+    """
+
+    def __init__(self, optimizer: Optimizer, total: int, warmup: int = 0, final: float = 0.0):
+        def factor(step: int) -> float:
+            if step < warmup:
+                return (step + 1) / (warmup + 1)
+            progress = min(1.0, (step - warmup) / max(1, total - warmup))
+            return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
+
+        super().__init__(optimizer, factor)

@@ -1,0 +1,126 @@
+"""`LightningCLI` plus two named groups (`objectives`, `callbacks`), interpolation across files, and run folders."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import set_parsing_settings
+from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from rvos_lightning.cli_errors import explain
+from rvos_lightning.module import RVOSModule
+from rvos_lightning.run_folder import claim, newest_checkpoint
+from rvos_lightning.seams import Objective
+
+DEFAULTS: dict[str, Any] = {
+    "data": {"class_path": "rvos_lightning.data.MovingShapes"},
+    "model.metrics": {"j_and_f": {"class_path": "rvos_lightning.metrics.JAndF"}},
+    "callbacks": {
+        "best": {"class_path": "callbacks.BestCheckpoint"},
+        "last": {"class_path": "callbacks.LastCheckpoint"},
+        "film": {"class_path": "callbacks.FilmStrip"},
+        "scores": {"class_path": "callbacks.Scores"},
+        "start": {"class_path": "callbacks.StartTable"},
+        "throughput": {"class_path": "callbacks.Throughput"},
+        "progress": {"class_path": "lightning.pytorch.callbacks.RichProgressBar"},
+        "overlay": {"class_path": "callbacks.Overlay"},
+    },
+    "trainer.use_distributed_sampler": False,  # our samplers shard by themselves, so that resume is exact
+    "trainer.log_every_n_steps": 10,
+    "trainer.enable_model_summary": False,  # the start table says more
+    "weights_only": True,
+}
+
+
+class Parser(LightningArgumentParser):
+    """The usual parser, whose errors are a few plain lines."""
+
+    def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
+        """Print key, value, what was expected and the nearest valid names; exit with status 2."""
+        self.exit(2, explain(message, ex) + "\n")
+
+
+class RVOSCLI(LightningCLI):
+    """`fit`, `validate`, `test` and `predict` for `RVOSModule` and any data module."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the named losses and callbacks, and our defaults."""
+        parser.add_argument("--objectives", type=dict[str, Objective | None], default={}, help="name -> loss")
+        parser.add_argument("--callbacks", type=dict[str, Callback | None], default={}, help="name -> callback")
+        parser.set_defaults({key: value for key, value in DEFAULTS.items() if key != "weights_only"})
+
+    def before_instantiate_classes(self) -> None:
+        """Choose the run folder, put the loggers in it, and find the checkpoint that `last` means."""
+        config = self.config[self.subcommand]
+        folder = claim(config.trainer.default_root_dir, self.subcommand, [str(path) for path in config.config or []])
+        config.trainer.default_root_dir = str(folder)
+        if config.ckpt_path == "last":
+            newest = newest_checkpoint(folder / "checkpoints")
+            config.ckpt_path = None if newest is None else str(newest)
+        if config.weights_only is None:
+            config.weights_only = DEFAULTS["weights_only"]
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The trainer with the named callbacks and objectives appended, in YAML order, and the default loggers."""
+        given = self._get(self.config_init, "trainer")
+        folder = given.default_root_dir
+        if given.logger in (None, True):
+            kwargs["logger"] = default_loggers(folder)
+        kwargs["plugins"] = [*as_list(given.plugins), *default_plugins(given.strategy)]
+        named = [self._get(self.config_init, group) or {} for group in ("callbacks", "objectives")]
+        extra = [callback for group in named for callback in group.values() if callback is not None]
+        kwargs["callbacks"] = [*as_list(given.callbacks), *extra]
+        return super().instantiate_trainer(**kwargs)
+
+
+def default_loggers(folder: str) -> list[Any]:
+    """CSV always; TensorBoard when it is installed. Both write into the run folder itself."""
+    from importlib.util import find_spec
+
+    from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+    loggers: list[Any] = [CSVLogger(folder, name="", version="")]
+    if find_spec("tensorboard"):
+        loggers.append(TensorBoardLogger(folder, name="", version=""))
+    return loggers
+
+
+def default_plugins(strategy: Any) -> list[Any]:
+    """Atomic checkpoint writing, where the strategy writes ordinary files."""
+    from rvos_lightning.run_folder import AtomicCheckpointIO
+
+    name = strategy if isinstance(strategy, str) else type(strategy).__name__.lower()
+    sharded = any(kind in name for kind in ("deepspeed", "fsdp", "modelparallel", "model_parallel"))
+    return [] if sharded else [AtomicCheckpointIO()]
+
+
+def as_list(value: Any) -> list[Any]:
+    """None, one thing or a list, as a list."""
+    return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
+
+
+def run(args: Sequence[str] | None = None) -> RVOSCLI:
+    """Parse and run; `args` as in `sys.argv[1:]`."""
+    set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    inherited = os.environ.get("RVOS_RUN_DIR")
+    try:
+        return RVOSCLI(
+            RVOSModule,
+            LightningDataModule,
+            subclass_mode_data=True,
+            args=args,
+            seed_everything_default=0,
+            parser_class=Parser,
+            parser_kwargs={"parser_mode": "omegaconf+"},
+            save_config_kwargs={"overwrite": True},
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+    finally:
+        if inherited is None:
+            os.environ.pop("RVOS_RUN_DIR", None)
+
+
+__all__ = ["RVOSCLI", "Path", "run"]

@@ -1,0 +1,94 @@
+"""Words and time enter the features: FiLM per stage, and a convolution over frames."""
+
+import re
+import zlib
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rvos_lightning.seams import Adapter, Segmenter
+from rvos_lightning.types import Clip, Features
+
+
+class WordEncoder(nn.Module):
+    """Hashed word embeddings and a bidirectional GRU: no vocabulary file, word order kept.
+
+    Args:
+        width: of word states and sentence (even).
+        buckets: rows of the embedding table; two words share a row with probability 1 / buckets.
+    """
+
+    def __init__(self, width: int = 64, buckets: int = 4096):
+        super().__init__()
+        self.buckets = buckets
+        self.embed = nn.Embedding(buckets + 1, width, padding_idx=0)
+        self.order = nn.GRU(width, width // 2, batch_first=True, bidirectional=True)
+        self.pool = nn.Linear(width, 1)
+
+    def forward(
+        self, expressions: list[str]
+    ) -> tuple[Float[Tensor, "batch words width"], Bool[Tensor, "batch words"], Float[Tensor, "batch width"]]:
+        """Word states, which of them are words, and an attention-pooled sentence."""
+        words = [[zlib.crc32(w.encode()) % self.buckets + 1 for w in re.findall(r"\w+", e.lower())] for e in expressions]
+        longest = max(1, *(len(row) for row in words))
+        ids = torch.tensor([row + [0] * (longest - len(row)) for row in words], device=self.embed.weight.device)
+        embedded = self.embed(ids)
+        states = embedded + self.order(embedded)[0]
+        mask = ids > 0
+        weights = self.pool(states)[..., 0].masked_fill(~mask, -1e4).softmax(dim=1)
+        return states, mask, torch.einsum("bw,bwc->bc", weights, states)
+
+
+class FiLMAdapter(Adapter):
+    """After every stage: scale and shift by the sentence, then mix neighbouring frames.
+
+    Feature-wise linear modulation after Perez et al. 2018; the time convolution sees two frames to each side at
+    the coarsest stage, so that motion words mean something.
+
+    Args:
+        stage_channels: must equal the segmenter's.
+        width: of the word encoder.
+    """
+
+    def __init__(self, stage_channels: tuple[int, ...] = (24, 48, 64), width: int = 64):
+        super().__init__()
+        self.stage_channels = tuple(stage_channels)
+        self.words = WordEncoder(width)
+        self.film = nn.ModuleList(nn.Linear(width, 2 * channels) for channels in stage_channels)
+        self.time = nn.ModuleList(nn.Conv1d(channels, channels, 5, padding=2) for channels in stage_channels)
+
+    def forward(self, clip: Clip, segmenter: Segmenter) -> Features:
+        """Encode every item's frames under its own sentence.
+
+        Raises:
+            ValueError: the segmenter's stages have other widths, or the clip has no expressions.
+        """
+        if self.stage_channels != tuple(segmenter.stage_channels):
+            raise ValueError(
+                f"adapter.stage_channels {self.stage_channels} differ from the segmenter's {segmenter.stage_channels}"
+            )
+        if clip.expressions is None:
+            raise ValueError("FiLMAdapter needs expressions; this clip is prompted by a user")
+        states, mask, sentence = self.words(clip.expressions)
+        items, time = len(clip), clip.time
+
+        def after_stage(stage: int, x: Tensor) -> Tensor:
+            scale, shift = self.film[stage](sentence).repeat_interleave(time, dim=0)[..., None, None].chunk(2, dim=1)
+            x = x * (1 + scale) + shift
+            return x + functional.gelu(mix_time(x, self.time[stage], items))
+
+        frames = clip.frames[clip.video].flatten(0, 1)  # language enters at the first stage: every item has its own
+        pyramid = segmenter.encode(frames, after_stage)
+        return Features(tuple(level.unflatten(0, (items, time)) for level in pyramid), states, mask, sentence)
+
+
+def mix_time(
+    x: Float[Tensor, "images c h w"], layer: nn.Module, items: int
+) -> Float[Tensor, "images c h w"]:
+    """Apply a 1-d convolution along time at every pixel; `images` is batch-major, then time."""
+    _, channels, height, width = x.shape
+    along = x.unflatten(0, (items, -1)).permute(0, 3, 4, 2, 1).reshape(items * height * width, channels, -1)
+    mixed = layer(along).reshape(items, height, width, channels, -1)
+    return mixed.permute(0, 4, 3, 1, 2).flatten(0, 1)
