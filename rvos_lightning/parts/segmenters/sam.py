@@ -1,0 +1,189 @@
+"""Image SAM and its small variants, one class: TinySAM, MobileSAM, EdgeSAM, SlimSAM, SAM B/L/H, and a small one."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rvos_lightning.parts.segmenters.sam_encoders import (
+    RepVitEncoder,
+    TinyVitEncoder,
+    TinyVitShape,
+    VitEncoder,
+    VitShape,
+    normalise,
+)
+from rvos_lightning.parts.segmenters.sam_keys import key_map
+from rvos_lightning.seams import Decoded, Pyramid, Segmenter, StageHook
+from rvos_lightning.weights import convert, load_official
+
+Variant = Literal["tiny_sam", "mobile_sam", "edge_sam", "slim_sam", "slim_sam_77", "sam_b", "sam_l", "sam_h", "small"]
+
+_TINY_VIT = TinyVitShape()
+_SMALL = TinyVitShape((16, 32, 48, 64), (1, 1, 2, 1), (1, 2, 3, 4), (7, 8, 8, 8), fine=True)
+_VITS = {
+    "slim_sam": VitShape(384, 1536, 12, 12, (2, 5, 8, 11)),
+    "slim_sam_77": VitShape(168, 696, 12, 12, (2, 5, 8, 11)),
+    "sam_b": VitShape(768, 3072, 12, 12, (2, 5, 8, 11)),
+    "sam_l": VitShape(1024, 4096, 24, 16, (5, 11, 17, 23)),
+    "sam_h": VitShape(1280, 5120, 32, 16, (7, 15, 23, 31)),
+}
+
+
+@dataclass
+class SamMasks:
+    """Everything the mask decoder says of one frame: mask 0 for clear prompts, 1 to 3 for ambiguous ones.
+
+    Attributes:
+        mask_logits: at a quarter of the input's stride.
+        iou: estimated IoU of each mask (after a sigmoid if the decoder has the occlusion head, as SAM-I2V).
+        tokens: the decoder's mask tokens.
+        presence_logits: is the object there; None without the occlusion head.
+    """
+
+    mask_logits: Float[Tensor, "batch 4 h w"]
+    iou: Float[Tensor, "batch 4"]
+    tokens: Float[Tensor, "batch 4 dim"]
+    presence_logits: Float[Tensor, "batch 1"] | None
+
+
+class Sam(Segmenter):
+    """An image SAM; images are squashed to a square of `image_size` (SAM-I2V's way for every variant, spec 2.1).
+
+    Args:
+        variant: which encoder; `small` is a reduced TinyViT with stride 4, to be trained from scratch on 64 to 128 px.
+        image_size: side of the square the encoder sees; official weights need 1024. Default 1024, 64 for `small`.
+        occlusion: add SAM-I2V's object-score token and head, and the sigmoid on the IoU estimates.
+        multimask: `decode` returns the best of the three ambiguous masks instead of mask 0.
+        weights: the variant's official checkpoint, or the state dict of this class.
+
+    Raises:
+        WeightsError: the checkpoint does not fit the variant.
+    """
+
+    def __init__(
+        self,
+        variant: Variant = "tiny_sam",
+        image_size: int | None = None,
+        occlusion: bool = False,
+        multimask: bool = False,
+        weights: Path | None = None,
+    ):
+        super().__init__()
+        small = variant == "small"
+        self.variant = variant
+        self.image_size = image_size or (64 if small else 1024)
+        self.prompt_dim = 64 if small else 256
+        self.multimask = multimask
+        self.encoder, self.family = _build_encoder(variant, self.prompt_dim, self.image_size)
+        self.channels = self.encoder.channels
+        self.stage_channels = self.encoder.stage_channels
+        self.stride: int = self.encoder.stride
+        if self.image_size % self.stride:
+            raise ValueError(f"image_size {self.image_size} is not a multiple of {variant}'s stride {self.stride}")
+        self.grid = self.image_size // self.stride
+        self.prompt_encoder = _build_prompt_encoder(self.prompt_dim, self.grid, self.image_size)
+        self.mask_decoder = _build_mask_decoder(self.prompt_dim, occlusion)
+        if weights is not None:
+            self.load_weights(load_official(weights))
+
+    def load_weights(self, state: Mapping[str, Tensor]) -> None:
+        """Load an official state dict of this variant, or one of this class.
+
+        Raises:
+            WeightsError: keys or shapes do not fit.
+        """
+        if any(key.startswith("image_encoder.") for key in state):
+            state = convert(state, key_map(self.family), self.state_dict())
+        missing = self.load_state_dict(state, strict=False).missing_keys
+        if missing and not all("obj_score" in key for key in missing):
+            raise ValueError(f"weights lack {len(missing)} keys of {self.variant}, first: {missing[0]}")
+
+    def encode(self, images: Float[Tensor, "images 3 height width"], after_stage: StageHook | None = None) -> Pyramid:
+        """All encoder levels, the prompt-space embedding last; see `seams.Segmenter`."""
+        return self.encoder(normalise(images, self.image_size), after_stage)
+
+    def decode(
+        self,
+        features: Pyramid,
+        tokens: Float[Tensor, "batch tokens dim"],
+        dense: Float[Tensor, "batch dim h w"] | None = None,
+    ) -> Decoded:
+        """Decode one frame; `dense` is added to the no-mask embedding."""
+        base = self.no_mask(len(tokens))
+        if dense is not None:
+            base = base + functional.interpolate(dense, base.shape[-2:], mode="bilinear", align_corners=False)
+        masks = self.decode_masks(features[-1], tokens, base)
+        best = masks.iou[:, 1:].argmax(1) + 1 if self.multimask else torch.zeros_like(masks.iou[:, 0]).long()
+        rows = torch.arange(len(best), device=best.device)
+        presence = None if masks.presence_logits is None else masks.presence_logits[:, 0]
+        return Decoded(masks.mask_logits[rows, best], presence, masks.iou[rows, best], masks.tokens[rows, best])
+
+    def decode_masks(
+        self,
+        embedding: Float[Tensor, "batch dim h w"],
+        sparse: Float[Tensor, "batch tokens dim"],
+        dense: Float[Tensor, "batch dim h w"],
+    ) -> SamMasks:
+        """All four masks of one frame."""
+        masks, iou, tokens, presence = self.mask_decoder.predict_masks(
+            image_embeddings=embedding,
+            image_pe=self.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            repeat_image=False,
+        )
+        return SamMasks(masks, iou, tokens, presence if self.mask_decoder.pred_obj_scores else None)
+
+    def embed_points(
+        self, points: Float[Tensor, "batch points 2"], labels: Int[Tensor, "batch points"]
+    ) -> Float[Tensor, "batch points_and_padding dim"]:
+        """Clicks (x, y in pixels of the square input) and box corners as tokens, one padding token appended."""
+        sparse, _ = self.prompt_encoder(points=(points, labels), boxes=None, masks=None)
+        return sparse
+
+    def embed_mask(self, mask_logits: Float[Tensor, "batch 1 h4 w4"]) -> Float[Tensor, "batch dim h w"]:
+        """A mask prompt at four times the grid."""
+        _, dense = self.prompt_encoder(points=None, boxes=None, masks=mask_logits)
+        return dense
+
+    def no_mask(self, batch: int) -> Float[Tensor, "batch dim h w"]:
+        """The dense prompt that means "no mask given"."""
+        empty = self.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
+        return empty.expand(batch, -1, self.grid, self.grid)
+
+
+def _build_encoder(variant: Variant, dim: int, image_size: int) -> tuple[nn.Module, str]:
+    """The encoder and its family, which names the key map."""
+    if variant in ("tiny_sam", "mobile_sam", "small"):
+        return TinyVitEncoder(_SMALL if variant == "small" else _TINY_VIT, dim), "tiny_vit"
+    if variant == "edge_sam":
+        return RepVitEncoder(dim), "repvit"
+    return VitEncoder(_VITS[variant], dim, image_size), "vit"
+
+
+def _build_prompt_encoder(dim: int, grid: int, image_size: int) -> nn.Module:
+    from sam2.modeling.sam.prompt_encoder import PromptEncoder
+
+    return PromptEncoder(dim, (grid, grid), (image_size, image_size), mask_in_chans=16)
+
+
+def _build_mask_decoder(dim: int, occlusion: bool) -> nn.Module:
+    """SAM's decoder; with `occlusion` the object-score token comes first and IoU goes through a sigmoid (spec 4.2)."""
+    from sam2.modeling.sam.mask_decoder import MaskDecoder
+    from sam2.modeling.sam.transformer import TwoWayTransformer
+
+    return MaskDecoder(
+        transformer_dim=dim,
+        transformer=TwoWayTransformer(depth=2, embedding_dim=dim, num_heads=8, mlp_dim=8 * dim),
+        iou_head_hidden_dim=dim,
+        iou_prediction_use_sigmoid=occlusion,
+        pred_obj_scores=occlusion,
+        pred_obj_scores_mlp=occlusion,
+        use_multimask_token_for_obj_ptr=True,
+    )

@@ -1,0 +1,183 @@
+"""Image encoders of SAM and its small variants, built from timm and transformers.
+
+Every encoder is called as `encoder(images, after_stage)` with normalised square images and returns all its levels,
+fine to coarse in the order of computation, the 256-channel (neck) embedding last. `after_stage` sees stage outputs
+0, 1, 2, ...; what it returns flows on.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rvos_lightning.seams import Pyramid, StageHook
+
+
+@dataclass(frozen=True)
+class TinyVitShape:
+    """Widths of a TinyViT trunk; the defaults are the 5M model of TinySAM and MobileSAM (spec 2.2)."""
+
+    embed_dims: tuple[int, ...] = (64, 128, 160, 320)
+    depths: tuple[int, ...] = (2, 2, 6, 2)
+    num_heads: tuple[int, ...] = (2, 4, 5, 10)
+    window_sizes: tuple[int, ...] = (7, 7, 14, 7)
+    fine: bool = False  # patch embedding and first merge without stride: total stride 4 instead of 16
+
+
+@dataclass(frozen=True)
+class VitShape:
+    """Widths of a SAM ViT: uniform SlimSAM or SAM B, L, H."""
+
+    hidden: int
+    mlp: int
+    depth: int
+    heads: int
+    global_blocks: tuple[int, ...]
+
+
+def _neck(channels: int, dim: int) -> nn.Sequential:
+    """SAM's neck: 1x1 conv, norm, 3x3 conv, norm (keys `0` to `3` as in every official checkpoint)."""
+    from sam2.modeling.sam2_utils import LayerNorm2d
+
+    return nn.Sequential(
+        nn.Conv2d(channels, dim, 1, bias=False),
+        LayerNorm2d(dim),
+        nn.Conv2d(dim, dim, 3, padding=1, bias=False),
+        LayerNorm2d(dim),
+    )
+
+
+class TinyVitEncoder(nn.Module):
+    """TinyViT of TinySAM and MobileSAM on timm; levels: patch embedding, three merged stages, embedding."""
+
+    def __init__(self, shape: TinyVitShape, dim: int):
+        super().__init__()
+        # The class, not the registry: importing TinySAM or MobileSAM overwrites timm's entry `tiny_vit_5m_224`.
+        from timm.models.tiny_vit import TinyVit
+
+        self.trunk = TinyVit(
+            num_classes=0,
+            embed_dims=shape.embed_dims,
+            depths=shape.depths,
+            num_heads=shape.num_heads,
+            window_sizes=shape.window_sizes,
+            drop_path_rate=0.0,
+        )
+        self.trunk.head = nn.Identity()  # its norm is never used and would stay without gradient
+        # The original's merge keeps the grid when it leads to the last stage.
+        self.trunk.stages[3].downsample.conv2.conv.stride = (1, 1)
+        if shape.fine:
+            self.trunk.patch_embed.conv2.conv.stride = (1, 1)
+            self.trunk.stages[1].downsample.conv2.conv.stride = (1, 1)
+        self.stride = 4 if shape.fine else 16
+        self.neck = _neck(shape.embed_dims[-1], dim)
+        widths = shape.embed_dims
+        self.stage_channels = (*widths[1:], widths[-1])
+        self.channels = (*widths, dim)
+        # timm caches the expanded attention biases in eval mode; a table built before loading would be stale.
+        self.register_load_state_dict_post_hook(lambda module, _: module.train(module.training) and None)
+
+    def forward(self, images: Float[Tensor, "images 3 h w"], after_stage: StageHook | None = None) -> Pyramid:
+        """See the module docstring."""
+        stages = self.trunk.stages
+        levels = [self.trunk.patch_embed(images)]
+        x = stages[0](levels[0])
+        for i in range(1, len(stages)):
+            x = stages[i].downsample(
+                x
+            )  # timm merges at the start of a stage, the original at the end of the one before
+            x = after_stage(i - 1, x) if after_stage else x
+            levels.append(x)
+            x = stages[i].blocks(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        x = after_stage(len(stages) - 1, x) if after_stage else x
+        return (*levels, self.neck(x))
+
+
+class RepVitEncoder(nn.Module):
+    """RepViT-M1 of EdgeSAM on timm; levels: four stages (the coarsest at half the grid), embedding."""
+
+    stride = 16
+    stage_channels = (48, 96, 192, 384)
+
+    def __init__(self, dim: int):
+        super().__init__()
+        from timm.models.repvit import RepVit
+
+        self.trunk = RepVit(embed_dim=self.stage_channels, depth=(2, 2, 14, 2), mlp_ratio=2, num_classes=0, legacy=True)
+        self.fuse_fine = nn.Conv2d(192, dim, 1, bias=False)
+        self.fuse_coarse = nn.Conv2d(384, dim, 1, bias=False)
+        self.neck = _neck(dim, dim)
+        self.channels = (*self.stage_channels, dim)
+
+    def forward(self, images: Float[Tensor, "images 3 h w"], after_stage: StageHook | None = None) -> Pyramid:
+        """See the module docstring; a stage ends with the block timm counts to the next stage's downsampling."""
+        levels: list[Tensor] = []
+        x = self.trunk.stem(images)
+        for i, stage in enumerate(self.trunk.stages):
+            if i > 0:
+                down = stage.downsample
+                x = down.channel_downsample(down.spatial_downsample(x))
+                x = x + down.ffn(x)
+            x = stage.blocks(x)
+            if i + 1 < len(self.trunk.stages):
+                x = self.trunk.stages[i + 1].downsample.pre_block(x)
+            x = after_stage(i, x) if after_stage else x
+            levels.append(x)
+        coarse = functional.interpolate(self.fuse_coarse(x), scale_factor=2, mode="bicubic", align_corners=False)
+        return (*levels, self.neck(self.fuse_fine(levels[-2]) + coarse))
+
+
+class VitEncoder(nn.Module):
+    """SAM's ViT on transformers; a stage is what ends with a global-attention block."""
+
+    stride = 16
+
+    def __init__(self, shape: VitShape, dim: int, image_size: int):
+        super().__init__()
+        from transformers import SamVisionConfig
+        from transformers.models.sam.modeling_sam import SamVisionEncoder
+
+        config = SamVisionConfig(
+            hidden_size=shape.hidden,
+            mlp_dim=shape.mlp,
+            num_hidden_layers=shape.depth,
+            num_attention_heads=shape.heads,
+            global_attn_indexes=list(shape.global_blocks),
+            output_channels=dim,
+            image_size=image_size,
+            attn_implementation="sdpa",
+        )
+        self.trunk = SamVisionEncoder(config)
+        self.global_blocks = shape.global_blocks
+        self.stage_channels = (shape.hidden,) * len(shape.global_blocks)
+        self.channels = (*self.stage_channels, dim)
+
+    def forward(self, images: Float[Tensor, "images 3 h w"], after_stage: StageHook | None = None) -> Pyramid:
+        """See the module docstring."""
+        levels: list[Tensor] = []
+        x = self.trunk.patch_embed(images) + self.trunk.pos_embed
+        for i, layer in enumerate(self.trunk.layers):
+            x = layer(x)
+            if i in self.global_blocks:
+                level = x.permute(0, 3, 1, 2)
+                if after_stage:
+                    level = after_stage(len(levels), level)
+                    x = level.permute(0, 2, 3, 1)
+                levels.append(level)
+        return (*levels, self.trunk.neck(x))
+
+
+def normalise(images: Float[Tensor, "images 3 h w"], size: int) -> Float[Tensor, "images 3 size size"]:
+    """RGB in [0, 1] to a normalised square (spec 2.1: bicubic resize of 8-bit pixels, aspect ratio not kept)."""
+    if images.shape[-2:] != (size, size):
+        if images.device.type == "cpu" and not images.requires_grad:
+            pixels = (images * 255).round().to(torch.uint8)  # what the original's image library computes with
+            resized = functional.interpolate(pixels, (size, size), mode="bicubic", antialias=True)
+            images = resized.to(images.dtype) / 255
+        else:
+            images = functional.interpolate(images, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
+    mean = images.new_tensor((0.485, 0.456, 0.406)).view(3, 1, 1)
+    std = images.new_tensor((0.229, 0.224, 0.225)).view(3, 1, 1)
+    return (images - mean) / std

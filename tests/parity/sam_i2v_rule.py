@@ -1,0 +1,115 @@
+"""The recordings' rule for weights and inputs, and where the recordings lie (see their README)."""
+
+import math
+import os
+import re
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+FOLDER = Path(os.environ.get("RVOS_GOLDEN", Path(__file__).parents[1] / "golden")) / "sam_i2v"
+
+_FIFTY = (
+    "attention_biases", "positional_encoding_gaussian_matrix", ".gamma", "mask_tokens.weight", "iou_token.weight",
+    "obj_score_token.weight", "query_embedding_fg.weight", "not_a_point_embed.weight", "no_mask_embed.weight",
+    "no_memory_prompt_embeddings_fg.weight", *(f"point_embeddings.{i}.weight" for i in range(4)),
+)  # fmt: skip
+_TEN = ("rel_pos_h", "rel_pos_w", "maskmem_tpos_enc", "no_mem_embed", "no_obj_ptr", "no_obj_embed_spatial")
+
+
+def prefix() -> str:
+    """How input names start in this folder's rule: `input:` or what its README says."""
+    found = re.search(r"n\(`(\w+:)NAME`", (FOLDER / "README.md").read_text())
+    return found.group(1) if found else "input:"
+
+
+def noise(key: str, shape: Sequence[int]) -> Tensor:
+    """n(key, shape), float64."""
+    seed = zlib.crc32(key.encode()) & 0xFFFFFFFF
+    return torch.from_numpy(np.random.RandomState(seed).standard_normal(tuple(shape)))
+
+
+def given(name: str, *shape: int) -> Tensor:
+    """A recorded input."""
+    return noise(prefix() + name, shape).float()
+
+
+def weight(key: str, shape: Sequence[int], sharp: bool) -> Tensor:
+    """A recorded weight."""
+    value = noise(key, shape)
+    if key.endswith("running_var"):
+        value = 1 + 0.02 * value.abs()
+    elif key.endswith(".weight") and len(shape) == 1:
+        value = 1 + 0.02 * value
+    else:
+        value = 0.02 * value
+    value = value.float()
+    return value * np.float32(_factor(key, shape)).item() if sharp else value
+
+
+def _factor(key: str, shape: Sequence[int]) -> float:
+    if key.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight", "out_proj.weight")) and len(shape) == 2:
+        return 6
+    if key.endswith(("attn.qkv.weight", "attn.proj.weight")) and len(shape) == 2:
+        return 3
+    if key.endswith(".c.weight") and len(shape) == 4:
+        gain = 0.5 if key.startswith("image_encoder.features.") else 2
+        return 50 * math.sqrt(gain / math.prod(shape[1:]))
+    return 50 if key.endswith(_FIFTY) else 10 if key.endswith(_TEN) else 1
+
+
+def official_state(names: Mapping[str, str], module: nn.Module, sharp: bool) -> dict[str, Tensor]:
+    """Recorded values for a module's state dict; `names` maps its keys to official ones."""
+    state = module.state_dict()
+    return {
+        key: weight(names[key], value.shape, sharp) if value.is_floating_point() else value
+        for key, value in state.items()
+        if key in names
+    }
+
+
+def own_names(official: Iterable[str], rename: Mapping[str, str]) -> dict[str, str]:
+    """Our key -> official key."""
+    return {rename[key]: key for key in official if key in rename}
+
+
+class Recording(dict):
+    """A recording's tensors by name, its `sharp` flag and metadata."""
+
+    def __init__(self, path: Path):
+        with safe_open(path, "pt") as file:
+            super().__init__({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
+            self.metadata = file.metadata() or {}
+        self.path, self.sharp = path, path.stem.endswith("_sharp")
+        self.name = path.stem.removesuffix("_sharp")
+
+    def check(self, name: str, value: Tensor, strides: Sequence[int] = (), bound: float = 1e-3) -> None:
+        """Compare a whole tensor with its recorded slice, and its statistics with the recorded ones."""
+        expected = self[name]
+        value = value.detach().float().cpu()
+        got = value[tuple(slice(None, None, s) for s in strides)]
+        assert got.shape == expected.shape, f"{self.path.stem}:{name} {tuple(got.shape)} {tuple(expected.shape)}"
+        spread = expected.float().std().item() if expected.numel() > 1 else 0.0
+        spread = spread if spread > 0 else max(expected.float().abs().max().item(), 1e-6)
+        worst = (got - expected.float()).abs().max().item()
+        assert worst <= bound * spread, f"{self.path.stem}:{name}: {worst:.3g} of std {spread:.3g}"
+        if f"{name}.stats" in self:
+            stats = torch.stack([value.mean(), value.std(), value.abs().max(), value.abs().mean()])
+            drift = (stats - self[f"{name}.stats"]).abs().max().item()
+            assert drift <= 3 * bound * max(spread, self[f"{name}.stats"][2].item()), f"{name}.stats {drift:.3g}"
+
+
+def recordings(pattern: str) -> list[Path]:
+    """All recordings of a kind."""
+    return sorted(FOLDER.glob(pattern + ".safetensors"))
+
+
+def ellipse(height: int, width: int, cy: float, cx: float, ry: float, rx: float) -> Tensor:
+    """The README's E(H, W, cy, cx, ry, rx)."""
+    y, x = torch.arange(height)[:, None], torch.arange(width)[None]
+    return ((y - cy) / ry) ** 2 + ((x - cx) / rx) ** 2 <= 1
