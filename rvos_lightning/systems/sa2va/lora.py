@@ -1,0 +1,119 @@
+"""Low-rank adapters on the language model only, through peft."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+LANGUAGE = r"model\.language_model\..*"
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """Rank, scale and targets; the published values (rank 128, alpha 256, dropout 0.05).
+
+    Attributes:
+        targets: last names of the Linear modules of the language model; None: all of them.
+        head: an adapter on the output head too, as the released InternLM2 models (8B, 26B) have.
+    """
+
+    rank: int = 128
+    alpha: int = 256
+    dropout: float = 0.05
+    targets: tuple[str, ...] | None = None
+    head: bool = False
+
+
+def add_lora(model: nn.Module, lora: LoRA) -> nn.Module:
+    """Put adapters into an InternVL model in place; its own weights are frozen by this.
+
+    Raises:
+        ValueError: a target that names no Linear module of the language model.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    inside = [name for name in linear if re.fullmatch(LANGUAGE, name)]
+    found = sorted({name.rsplit(".", 1)[1] for name in inside})
+    targets = found if lora.targets is None else list(lora.targets)
+    if absent := [target for target in targets if target not in found]:
+        raise ValueError(f"lora.targets {absent} match nothing in the language model; it has {', '.join(found)}")
+    pattern = rf"{LANGUAGE}\.({'|'.join(map(re.escape, targets))})" + ("|lm_head" if lora.head else "")
+    config = LoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=pattern, bias="none"
+    )
+    return inject_adapter_in_model(config, model)
+
+
+def merged(state: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
+    """A state dict with each adapter added to its base layer: W + scale * B A, in float32, then W's own type."""
+    result: dict[str, Tensor] = {}
+    for key, tensor in state.items():
+        if re.search(r"\.lora_[AB]\.", key):
+            continue
+        if not key.endswith(".base_layer.weight"):
+            result[key.replace(".base_layer.", ".")] = tensor
+            continue
+        stem = key.removesuffix(".base_layer.weight")
+        down, up = (_adapter(state, stem, part) for part in "AB")
+        result[f"{stem}.weight"] = (tensor.float() + scale * (up.float() @ down.float())).to(tensor.dtype)
+    return result
+
+
+def _adapter(state: Mapping[str, Tensor], stem: str, part: str) -> Tensor:
+    return next(state[key] for key in state if key.startswith(f"{stem}.lora_{part}."))
+
+
+def save_peft_folder(model: nn.Module, lora: LoRA, folder: Path, whole: Sequence[str] = ("embed_tokens",)) -> None:
+    """Write adapters as a peft folder that `PeftModel.from_pretrained(base, folder)` reads.
+
+    Args:
+        model: an InternVL model with adapters.
+        lora: how they were made.
+        folder: receives adapter_config.json and adapter_model.safetensors.
+        whole: last names of modules whose full weight was trained and goes along (`modules_to_save`).
+    """
+    from peft import LoraConfig
+    from safetensors.torch import save_file
+
+    adapters = {
+        re.sub(r"\.lora_([AB])\.[^.]+\.", r".lora_\1.", f"base_model.model.{key}"): value
+        for key, value in model.state_dict().items()
+        if ".lora_" in key
+    }
+    targets = sorted({key.split(".lora_")[0].removeprefix("base_model.model.") for key in adapters})
+    for name, module in model.named_modules():
+        if name.rsplit(".", 1)[-1] in whole and hasattr(module, "weight"):
+            adapters[f"base_model.model.{name}.weight"] = module.weight.detach()
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.detach().cpu().contiguous() for k, v in adapters.items()}, folder / "adapter_model.safetensors")
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=targets,
+        modules_to_save=list(whole),
+        bias="none",
+        inference_mode=True,
+    )
+    config.save_pretrained(str(folder))
+
+
+def lora_scale(lora: LoRA | None) -> Tensor:
+    """alpha / rank, kept beside the weights so that a merge needs nothing else; 0 without adapters."""
+    return torch.tensor(0.0 if lora is None else lora.alpha / lora.rank)
+
+
+def train_whole(model: Any, vision: bool, language: bool) -> None:
+    """The published split on top of adapters: projector, embeddings and head whole; vision and base on request."""
+    for parameter in model.model.vision_tower.parameters():
+        parameter.requires_grad_(vision)
+    for name, parameter in model.model.language_model.named_parameters():
+        parameter.requires_grad_(language or ".lora_" in f".{name}")
+    parts = (model.model.multi_modal_projector, model.get_input_embeddings(), model.get_output_embeddings())
+    for part in parts:
+        part.requires_grad_(True)
