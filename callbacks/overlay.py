@@ -47,7 +47,7 @@ class Overlay(MaskSink):
         """Remember where frames come from (at source size) and where pictures go."""
         self._root = Path(trainer.default_root_dir) / "predictions"
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        self._reader = data.reader("predict")
+        self._reader = data.read("predict")
 
     def write(self, stage: str, window: SegmentedWindow, last: bool) -> None:
         """Paint and encode one window."""

@@ -1,16 +1,16 @@
 """`LightningCLI` plus two named groups (`objectives`, `callbacks`), interpolation across files, and run folders."""
 
 import os
+import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from jsonargparse import set_parsing_settings
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from rvos_lightning.cli_errors import explain
-from rvos_lightning.module import RVOSModule
+from rvos_lightning.cli_errors import explain, mendable
+from rvos_lightning.module import NonFiniteLoss, RVOSModule
 from rvos_lightning.run_folder import claim, newest_checkpoint
 from rvos_lightning.seams import Objective
 
@@ -37,9 +37,11 @@ DEFAULTS: dict[str, Any] = {
 class Parser(LightningArgumentParser):
     """The usual parser, whose errors are a few plain lines."""
 
+    typed: Sequence[str] = ()
+
     def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
         """Print key, value, what was expected and the nearest valid names; exit with status 2."""
-        self.exit(2, explain(message, ex) + "\n")
+        self.exit(2, explain(message, self.typed) + "\n")
 
 
 class RVOSCLI(LightningCLI):
@@ -103,7 +105,9 @@ def as_list(value: Any) -> list[Any]:
 
 def run(args: Sequence[str] | None = None) -> RVOSCLI:
     """Parse and run; `args` as in `sys.argv[1:]`."""
+    parsing = {"parser_mode": "omegaconf+", "allow_abbrev": False}
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    Parser.typed = list(sys.argv[1:] if args is None else args)
     inherited = os.environ.get("RVOS_RUN_DIR")
     try:
         return RVOSCLI(
@@ -113,14 +117,15 @@ def run(args: Sequence[str] | None = None) -> RVOSCLI:
             args=args,
             seed_everything_default=0,
             parser_class=Parser,
-            parser_kwargs={"parser_mode": "omegaconf+"},
+            parser_kwargs={**parsing, **{name: dict(parsing) for name in ("fit", "validate", "test", "predict")}},
             save_config_kwargs={"overwrite": True},
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
         )
+    except (ValueError, NonFiniteLoss) as error:
+        if not isinstance(error, NonFiniteLoss) and not mendable(error):
+            raise
+        sys.exit(f"error: {error}")
     finally:
         if inherited is None:
             os.environ.pop("RVOS_RUN_DIR", None)
-
-
-__all__ = ["RVOSCLI", "Path", "run"]
