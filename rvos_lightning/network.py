@@ -25,6 +25,8 @@ class PromptedSegmenter(Network):
 
     def forward(self, clip: Clip, state: State | None = None) -> Prediction:
         """Segment one window; see `seams.Network`."""
+        if state is not None and state.past is not None:
+            clip = replace(clip, past=state.past)
         features = self.adapter(clip, self.segmenter)
         if self.prompter.once_per_video and state is not None and state.prompt is not None:
             prompt = state.prompt.repeat_time(clip.time)

@@ -125,6 +125,7 @@ class Clip(_Movable):
         expressions: one per item; None for promptable-VOS items.
         user: answers with clicks, boxes or masks; None for referring items.
         context: a few frames from the whole video, for networks that look ahead.
+        past: the frames directly before this window, for networks that look back; None at a video's start.
         meta: one per item.
     """
 
@@ -134,6 +135,7 @@ class Clip(_Movable):
     meta: list[ClipMeta]
     user: User | None = None
     context: Float[Tensor, "video few 3 height width"] | None = None
+    past: Float[Tensor, "video past 3 height width"] | None = None
 
     def __len__(self) -> int:
         """Number of items (the batch axis)."""
@@ -160,7 +162,7 @@ class Targets(_Movable):
     """
 
     masks: Bool[Tensor, "batch time height width"] | LazyTensor
-    annotated: Bool[Tensor, "batch time"]
+    annotated: Bool[Tensor, "batch time"] | LazyTensor
 
     def window(self, start: int, stop: int) -> "Targets":
         """The frames `start` to `stop` (exclusive), read into memory."""
@@ -203,9 +205,11 @@ class State:
 
     Attributes:
         prompt: the first window's prompt, kept for a prompter that is asked once per video.
+        past: the window's last frames, kept for adapters that look back (they come as the next `Clip.past`).
     """
 
     prompt: Prompt | None = None
+    past: Float[Tensor, "video past 3 height width"] | None = None
 
 
 @dataclass
