@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from jaxtyping import Bool, UInt8
+import numpy as np
+from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 
 
@@ -84,6 +85,10 @@ class Reader(ABC):
         A sampler chooses its anchor among these, so that a clip is not wasted on an absent object.
         """
         return None
+
+    def item_videos(self) -> Int[np.ndarray, "items"]:
+        """`Item.video` of every item; a reader with its own table answers without building the items."""
+        return np.fromiter((item.video for item in self.items), dtype=np.int64, count=len(self.items))
 
 
 class DataError(ValueError):

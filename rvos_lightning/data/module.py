@@ -1,0 +1,158 @@
+"""The data module all data sets share: a subclass names its reader, everything else happens here."""
+
+from abc import ABC, abstractmethod
+from typing import Any, Literal
+
+from lightning.pytorch import LightningDataModule
+
+from rvos_lightning.data.clips import EvaluationBatches, Framing, TrainClips, Units, plan_evaluation
+from rvos_lightning.data.collate import Collate
+from rvos_lightning.data.reader import DataError, Reader
+from rvos_lightning.data.sampler import DrawSampler, EvaluationLoader, ResumableLoader, ShareSampler
+from rvos_lightning.data.sampling import ClipSampling, Contiguous
+from rvos_lightning.data.transforms import Augmentation, Resize
+from rvos_lightning.data.users import UserFactory
+
+Split = Literal["train", "val", "test", "predict"]
+
+
+class VideoDataModule(LightningDataModule, ABC):
+    """Training clips and evaluation videos of any `Reader`; the trainer needs `use_distributed_sampler: false`.
+
+    Args:
+        batch_size: videos in a training batch.
+        items_per_video: expressions or objects of one video that share its clip in training.
+        repeat_items: each video is one training sample with exactly `items_per_video` items drawn with replacement.
+        clip_length: frames in a training clip.
+        size: pixels (side, or height and width) that pictures are resized to; see `resize`.
+        resize: "letterbox" (aspect kept, padded right and bottom), "short_side" (size = short side, longest side),
+            or "squash".
+        sampling: which frames make up a training clip.
+        anchor_stride: a training sample for every so manieth frame of each item; None: one random anchor.
+        augment: random changes of training clips, in order, after resizing.
+        redraw: replace a training clip in which nothing is visible (no-target items stay).
+        context_frames: frames from the whole video that go along as `Clip.context`; None for none.
+        context: "uniform" over the video, or its "first" frames.
+        eval_batch_size: videos in an evaluation batch, where they are small and equal in size and length.
+        items_per_video_eval: at most so many items of a video in an evaluation batch; None for all.
+        in_memory_pixels: in evaluation, longer videos (frames x height x width) are read window by window.
+        limit: use only the first so many videos of each split.
+        simulate_user: makes the user who prompts objects and corrects masks, for promptable systems.
+        workers: loader processes in training.
+        seed: with epoch and index it decides order, clips and augmentation.
+        shuffle: False trains in file order.
+    """
+
+    def __init__(
+        self,
+        batch_size: int = 4,
+        items_per_video: int = 1,
+        repeat_items: bool = False,
+        clip_length: int = 8,
+        size: int | tuple[int, int] = 384,
+        resize: Resize = "letterbox",
+        sampling: ClipSampling | None = None,
+        anchor_stride: int | None = None,
+        augment: list[Augmentation] | None = None,
+        redraw: bool = True,
+        context_frames: int | None = None,
+        context: Literal["uniform", "first"] = "uniform",
+        eval_batch_size: int = 1,
+        items_per_video_eval: int | None = 16,
+        in_memory_pixels: int = 2**23,
+        limit: int | None = None,
+        simulate_user: UserFactory | None = None,
+        workers: int = 0,
+        seed: int = 0,
+        shuffle: bool = True,
+    ) -> None:
+        super().__init__()
+        if min(batch_size, items_per_video, clip_length, eval_batch_size) < 1:
+            raise ValueError("data.batch_size, items_per_video, clip_length and eval_batch_size must be at least 1")
+        # A rank may have no validation video; `EvaluationLoader` makes that safe.
+        self.batch_size, self.clip_length, self.eval_batch_size = batch_size, clip_length, eval_batch_size
+        self.items_per_video, self.repeat_items, self.anchor_stride = items_per_video, repeat_items, anchor_stride
+        self.framing = Framing((size, size) if isinstance(size, int) else size, resize, context_frames, context)
+        self.sampling = sampling or Contiguous()
+        self.augment, self.redraw, self.shuffle = augment or [], redraw, shuffle
+        self.items_per_video_eval, self.in_memory_pixels, self.limit = items_per_video_eval, in_memory_pixels, limit
+        self.simulate_user, self.workers, self.seed = simulate_user, workers, seed
+        self._readers: dict[str, Reader | None] = {}
+
+    @abstractmethod
+    def reader(self, split: Split) -> Reader | None:
+        """The reader of a split; None where the data set has none. Called once a split and process."""
+
+    def read(self, split: Split) -> Reader | None:
+        """The reader of a split, built on first use."""
+        if split not in self._readers:
+            self._readers[split] = self.reader(split)
+        return self._readers[split]
+
+    def train_clips(self) -> TrainClips:
+        """The training set as it is sampled.
+
+        Raises:
+            DataError: the data set has no training split.
+        """
+        reader = self.read("train")
+        if reader is None:
+            raise DataError(f"{type(self).__name__} has no training split: choose another data set for fit")
+        units = Units(reader, self.limit, self.items_per_video, self.repeat_items, self.anchor_stride)
+        return TrainClips(
+            reader, units, self.sampling, self.framing, self.clip_length, self.augment, self.seed, self.redraw
+        )
+
+    def evaluation_batches(self, split: Split) -> EvaluationBatches | None:
+        """Whole videos of a split; None where the data set has none."""
+        reader = self.read(split)
+        if reader is None:
+            return None
+        shares = plan_evaluation(
+            reader, self.limit, self.eval_batch_size, self.items_per_video_eval, self.in_memory_pixels
+        )
+        return EvaluationBatches(reader, shares, self.framing, self.simulate_user, self.seed)
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Batches of clips in an order that resumes exactly."""
+        clips = self.train_clips()
+        return ResumableLoader(
+            clips,
+            DrawSampler(len(clips), self.batch_size, self.seed, self.shuffle),
+            self.batch_size,
+            collate_fn=Collate(self.simulate_user),
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+        )
+
+    def _evaluation_loader(self, split: Split) -> Any:
+        batches = self.evaluation_batches(split)
+        if batches is None:
+            return []
+        shares, videos = batches.shares, batches.reader.videos
+        costs = [len(videos[s.videos[0]].frames) * sum(1.0 + len(own) for own in s.items) for s in shares]
+        return EvaluationLoader(
+            batches,
+            ShareSampler(costs),
+            batch_size=None,
+            # Lazy videos cost nothing to hand out and read ahead in a thread of this process.
+            num_workers=0 if any(s.lazy for s in shares) else self.workers,
+        )
+
+    def val_dataloader(self) -> Any:
+        """Whole validation videos, shared out over the ranks without repeats."""
+        return self._evaluation_loader("val")
+
+    def test_dataloader(self) -> Any:
+        """Whole test videos, shared out over the ranks without repeats."""
+        return self._evaluation_loader("test")
+
+    def predict_dataloader(self) -> Any:
+        """Whole videos to segment.
+
+        Raises:
+            DataError: the data set has nothing to predict on.
+        """
+        if self.read("predict") is None:
+            raise DataError(f"{type(self).__name__} has no split to predict on: use rvos_lightning.data.VideoFiles")
+        return self._evaluation_loader("predict")

@@ -1,0 +1,13 @@
+"""The seam through which a promptable data set brings its simulated user."""
+
+from abc import ABC, abstractmethod
+
+from rvos_lightning.types import ClipMeta, Targets, User
+
+
+class UserFactory(ABC):
+    """Makes the user of one batch, who knows the targets so that the network need not."""
+
+    @abstractmethod
+    def __call__(self, targets: Targets, meta: list[ClipMeta], seed: int) -> User:
+        """A user for these targets (lazy in evaluation); every random choice of theirs follows from `seed`."""
