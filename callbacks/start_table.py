@@ -19,8 +19,8 @@ class StartTable(Callback):
     def __init__(self, licences: dict[str, str] | None = None):
         self.licences = licences or {}
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show the table once parameters and rates are known."""
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the table, now that optimizers know their rates."""
         self._show(trainer, pl_module)
 
     @rank_zero_only

@@ -71,6 +71,7 @@ class RVOSModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Find the objectives and sinks among the trainer's callbacks; refuse to fit without a loss."""
+        self.seed = torch.initial_seed() % 2**31  # every step draws from (seed, epoch, batch): resume is exact
         callbacks = self.trainer.callbacks
         self.objectives = [callback for callback in callbacks if isinstance(callback, Objective)]
         self.sinks = [callback for callback in callbacks if isinstance(callback, MaskSink)]
@@ -78,10 +79,6 @@ class RVOSModule(LightningModule):
             raise ValueError("an objective is an nn.Module: its parameters would never be updated; move them to the network")
         if stage == "fit" and not self.objectives:
             raise ValueError("fit needs a loss: add an entry to `objectives`, e.g. --objectives.mask callbacks.DiceFocal")
-
-    def on_fit_start(self) -> None:
-        """Remember the seed of this run: every step draws from (seed, epoch, batch), which makes resume exact."""
-        self.seed = torch.initial_seed() % 2**31
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Reseed, so that dropout and sampling in a resumed run equal those of an unbroken one."""

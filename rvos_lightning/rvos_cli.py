@@ -1,8 +1,10 @@
 """`LightningCLI` plus two named groups (`objectives`, `callbacks`), interpolation across files, and run folders."""
 
 import os
+import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import set_parsing_settings
@@ -54,9 +56,11 @@ class RVOSCLI(LightningCLI):
         parser.set_defaults({key: value for key, value in DEFAULTS.items() if key != "weights_only"})
 
     def before_instantiate_classes(self) -> None:
-        """Choose the run folder, put the loggers in it, and find the checkpoint that `last` means."""
+        """Choose the run folder, find the checkpoint that `last` means, stay offline unless a hub id is named."""
         config = self.config[self.subcommand]
-        folder = claim(config.trainer.default_root_dir, self.subcommand, [str(path) for path in config.config or []])
+        if not any(names_hub(value) for value in config.as_flat().__dict__.values()):
+            os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when the hub library is first imported, below
+        folder = claim(config.trainer.default_root_dir, self.subcommand, [str(path) for path in config.get("config") or []])
         config.trainer.default_root_dir = str(folder)
         if config.ckpt_path == "last":
             newest = newest_checkpoint(folder / "checkpoints")
@@ -75,6 +79,11 @@ class RVOSCLI(LightningCLI):
         extra = [callback for group in named for callback in group.values() if callback is not None]
         kwargs["callbacks"] = [*as_list(given.callbacks), *extra]
         return super().instantiate_trainer(**kwargs)
+
+
+def names_hub(value: Any) -> bool:
+    """Whether a configured value is a hub id, `owner/name`, and not a path that exists."""
+    return isinstance(value, str) and bool(re.fullmatch(r"[\w.-]+/[\w.-]+", value)) and not Path(value).exists()
 
 
 def default_loggers(folder: str) -> list[Any]:

@@ -1,0 +1,36 @@
+"""Shared fixtures: the command line in process, offline, in a temporary folder."""
+
+import os
+import warnings
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches the network
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def root() -> Path:
+    """The checkout."""
+    return ROOT
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """`run("fit", "-c", "configs/tiny.yaml", ...)` calls the command line in process, writing into tmp_path."""
+
+    def call(*args: object, folder: Path | None = None):
+        from rvos_lightning.cli import main
+
+        words = [str(arg) for arg in args]
+        target = folder or tmp_path / "run"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return main([*words, "--trainer.default_root_dir", str(target)])
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("sys.argv", ["rvos_lightning"])
+    return call
