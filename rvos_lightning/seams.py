@@ -52,11 +52,13 @@ class Segmenter(nn.Module, ABC):
         channels: channels of each pyramid level `encode` returns, fine to coarse (a neighbour may check).
         stage_channels: channels of each encoder stage that `after_stage` is called with.
         prompt_dim: width of prompt tokens.
+        pixel_mean: colour that becomes 0 after the segmenter's normalisation; what padding should hold.
     """
 
     channels: tuple[int, ...]
     stage_channels: tuple[int, ...]
     prompt_dim: int
+    pixel_mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     @abstractmethod
     def encode(

@@ -1,38 +1,48 @@
-"""From a network's mask logits to the size somebody asks for."""
+"""Mask logits from whatever a network returns to the size at which somebody compares them."""
 
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
 
 
 def resize_logits(
     mask_logits: Float[Tensor, "batch time h w"],
-    padded: tuple[int, int],
-    sizes: Sequence[tuple[int, int]],
-    size: tuple[int, int],
+    frame_size: tuple[int, int],
+    picture_sizes: Sequence[tuple[int, int]],
+    target_size: tuple[int, int],
 ) -> Float[Tensor, "batch time height width"]:
-    """Bilinear to the padded frame, crop the padding off, bilinear to `size` (corners not aligned throughout).
+    """Bilinearly to the padded frame, crop each item's picture, bilinearly to the target size.
 
     Args:
-        mask_logits: covering the padded frame, at any resolution.
-        padded: (height, width) of the padded frame.
-        sizes: (height, width) of each item's picture inside the padded frame.
-        size: (height, width) wanted.
+        mask_logits: cover the padded frame, at any resolution.
+        frame_size: (height, width) of the padded frame.
+        picture_sizes: (height, width) of the picture inside it, one per item.
+        target_size: (height, width) to return.
     """
-    logits = bilinear(mask_logits, padded)
-    if set(sizes) == {padded} or not sizes:
-        return bilinear(logits, size)
-    if len(set(sizes)) == 1:
-        height, width = sizes[0]
-        return bilinear(logits[..., :height, :width], size)
-    return torch.cat([bilinear(item[None, :, :h, :w], size) for item, (h, w) in zip(logits, sizes, strict=True)])
+    full = _bilinear(mask_logits.float(), frame_size)
+    if len(set(picture_sizes)) == 1:
+        height, width = picture_sizes[0]
+        return _bilinear(full[..., :height, :width], target_size)
+    items = zip(full.split(1), picture_sizes, strict=True)
+    return torch.cat([_bilinear(item[..., :height, :width], target_size) for item, (height, width) in items])
 
 
-def bilinear(logits: Float[Tensor, "batch time h w"], size: tuple[int, int]) -> Float[Tensor, "batch time H W"]:
-    """Bilinear resize; nothing happens when the size fits."""
+def logits_like_targets(
+    mask_logits: Float[Tensor, "batch time h w"],
+    frame_size: tuple[int, int],
+    picture_sizes: Sequence[tuple[int, int]],
+    target_size: tuple[int, int],
+) -> Float[Tensor, "batch time height width"]:
+    """As `resize_logits`, except that targets of the padded frame's own size keep their padding (training)."""
+    if tuple(target_size) == tuple(frame_size):
+        return _bilinear(mask_logits.float(), frame_size)
+    return resize_logits(mask_logits, frame_size, picture_sizes, target_size)
+
+
+def _bilinear(logits: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(logits.shape[-2:]) == tuple(size):
         return logits
-    return functional.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
+    return F.interpolate(logits, size=tuple(size), mode="bilinear")

@@ -1,0 +1,116 @@
+"""RoBERTa (transformers), layer by layer, with the details of fairseq's."""
+
+from dataclasses import dataclass
+
+from jaxtyping import Int
+from torch import Tensor
+
+from rvos_lightning.parts.text.encoder import Real, TextEncoder, Words
+from rvos_lightning.parts.text.tokenizers import HubTokenizer, Tokenizer, WordTokenizer
+from rvos_lightning.weights import freeze, mark_reproducible
+
+
+@dataclass(frozen=True)
+class TextSize:
+    """Sizes of a text transformer; the defaults are RoBERTa-base's.
+
+    Attributes:
+        vocabulary: number of token ids; 0: as many as the tokenizer has.
+        width: channels.
+        layers: depth.
+        heads: attention heads.
+        mlp: width of the feed-forward layers.
+        positions: most tokens of a sentence.
+        dropout: on embeddings, attention and both residual branches.
+    """
+
+    vocabulary: int = 50265
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    mlp: int = 3072
+    positions: int = 512
+    dropout: float = 0.1
+
+
+class Roberta(TextEncoder):
+    """RoBERTa without pooler; the sentence is the state of its start token.
+
+    Layer norms have eps 1e-5 (fairseq and the published roberta-base; transformers' own default is 1e-12), and
+    embeddings are zeroed on padding as in fairseq.
+
+    Args:
+        weights: folder or hub id of a transformers RoBERTa; None: random weights of `size`.
+        tokenizer: `weights` or another folder or hub id; a `Tokenizer`; None: the weights' own, or hashed words.
+        size: widths and depths, ignored when `weights` is given.
+        frozen: no gradients.
+        frozen_dropout: a frozen encoder keeps dropout in training, as the official SAMWISE leaves it.
+    """
+
+    def __init__(
+        self,
+        weights: str | None = None,
+        tokenizer: str | Tokenizer | None = None,
+        size: TextSize = TextSize(),  # noqa: B008 (frozen)
+        frozen: bool = True,
+        frozen_dropout: bool = False,
+    ):
+        super().__init__()
+        from transformers import RobertaConfig, RobertaModel
+
+        source = tokenizer or weights
+        self.tokenizer = HubTokenizer(source) if isinstance(source, str) else source or WordTokenizer()
+        if weights is not None:
+            self.model = RobertaModel.from_pretrained(
+                weights, add_pooling_layer=False, attn_implementation="sdpa", layer_norm_eps=1e-5
+            )
+            mark_reproducible(self, weights)
+        else:
+            config = RobertaConfig(
+                vocab_size=size.vocabulary or self.tokenizer.size,
+                hidden_size=size.width,
+                num_hidden_layers=size.layers,
+                num_attention_heads=size.heads,
+                intermediate_size=size.mlp,
+                max_position_embeddings=size.positions + 2,
+                hidden_dropout_prob=size.dropout,
+                attention_probs_dropout_prob=size.dropout,
+                layer_norm_eps=1e-5,
+                type_vocab_size=1,
+                attn_implementation="sdpa",
+            )
+            self.model = RobertaModel(config, add_pooling_layer=False)
+        if self.tokenizer.size > self.model.config.vocab_size:
+            raise ValueError(
+                f"Roberta: the tokenizer has {self.tokenizer.size} ids, the embedding {self.model.config.vocab_size} rows; "
+                "give the tokenizer of these weights, or size.vocabulary 0"
+            )
+        self.width, self.depth = self.model.config.hidden_size, self.model.config.num_hidden_layers
+        self.model.train()
+        if frozen:
+            freeze(self, train_mode=frozen_dropout)
+
+    @property
+    def longest(self) -> int:
+        """Most tokens a sentence may have."""
+        return self.model.config.max_position_embeddings - 2
+
+    def embed(self, ids: Int[Tensor, "batch words"], real: Real) -> Words:
+        """States before the first layer, zero on padding."""
+        words = self.model.embeddings(input_ids=ids)
+        return words if real is None else words * real[:, :, None].to(words.dtype)
+
+    def run(self, words: Words, real: Real, start: int, stop: int) -> Words:
+        """Layers `start` to `stop` (exclusive); padding is never attended."""
+        mask = None if real is None else real[:, None, None, :].expand(-1, 1, words.shape[1], -1)
+        for layer in self.model.encoder.layer[start:stop]:
+            words = layer(words, mask)
+        return words
+
+    def finish(self, words: Words) -> Words:
+        """Nothing follows the last layer."""
+        return words
+
+    def sentence(self, words: Words, ids: Int[Tensor, "batch words"]) -> Tensor:
+        """The start token's state."""
+        return words[:, 0]

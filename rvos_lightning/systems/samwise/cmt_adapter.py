@@ -1,0 +1,135 @@
+"""SAMWISE's adapter: RoBERTa (or CLIP) and SAM 2's trunk side by side, mixed after chosen stages."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from rvos_lightning.parts.text.encoder import TextEncoder
+from rvos_lightning.seams import Adapter, Segmenter
+from rvos_lightning.systems.samwise.cross_modal_temporal import CrossModalTemporal
+from rvos_lightning.types import Clip, Features
+
+
+class CMTAdapter(Adapter):
+    """Cross-Modal Temporal adapters inside a four-stage image encoder.
+
+    Args:
+        text: text encoder, run in pieces beside the trunk.
+        channels: of the segmenter's four stages (its `stage_channels`).
+        stages: trunk stages followed by an adapter, counted from 0; any subset.
+        text_layers: text layers done when each of the four stages is done (official: 1, hard-coded, then
+            fusion_stages_txt).
+        dim: inner width of the adapters.
+        heads: attention heads.
+        patches: side of the attention tubes per stage of `stages`, or one per stage 1, 2, 3.
+        selective: Hierarchical Selective Attention on (video) or off (RefCOCO pre-training).
+        dropout: of that attention.
+        parity: `official` lets pixels attend to padding in batches of uneven sentences, as the official training does.
+
+    Raises:
+        ValueError: lists that do not fit each other.
+    """
+
+    def __init__(
+        self,
+        text: TextEncoder,
+        channels: Sequence[int] = (112, 224, 448, 896),
+        stages: Sequence[int] = (1, 2, 3),
+        text_layers: Sequence[int] = (1, 4, 8, 12),
+        dim: int = 256,
+        heads: int = 8,
+        patches: Sequence[int] = (8, 4, 2),
+        selective: bool = True,
+        dropout: float = 0.1,
+        parity: Literal["fixed", "official"] = "fixed",
+    ):
+        super().__init__()
+        self.text, self.channels, self.stages, self.parity = text, tuple(channels), sorted(stages), parity
+        self.boundaries = (0, *text_layers)
+        if len(text_layers) != len(channels) or text_layers[-1] != text.depth or list(text_layers) != sorted(text_layers):
+            raise ValueError(
+                f"CMTAdapter text_layers {list(text_layers)}: need {len(channels)} rising numbers ending at the text "
+                f"encoder's depth {text.depth}"
+            )
+        if not self.stages or not set(self.stages) <= set(range(len(channels))):
+            raise ValueError(f"CMTAdapter stages {list(stages)}: give some of 0..{len(channels) - 1}")
+        sides = dict(zip(self.stages if len(patches) == len(self.stages) else (1, 2, 3), patches, strict=True))
+        self.adapters = nn.ModuleDict(
+            {
+                str(stage): CrossModalTemporal(
+                    self.channels[stage], text.width, dim, heads, sides[stage] if selective else None, dropout
+                )
+                for stage in self.stages
+            }
+        )
+
+    def forward(self, clip: Clip, segmenter: Segmenter) -> Features:
+        """Encode every video up to the first adapter, from there every item; words come out after the last."""
+        if tuple(segmenter.stage_channels) != self.channels:
+            raise ValueError(
+                f"CMTAdapter channels {list(self.channels)}, {type(segmenter).__name__} stages have "
+                f"{list(segmenter.stage_channels)}; set adapter.channels to the latter"
+            )
+        ids, real = self.text.tokenize(clip.expressions or [])
+        walk = _Walk(self, clip, real, self.text.embed(ids, real))
+        frames = blank_padding(clip, segmenter.pixel_mean).flatten(0, 1)
+        pyramid = segmenter.encode(frames, walk.after_stage)
+        words = self.text.finish(walk.words)
+        return Features(
+            pyramid=tuple(walk.per_item(level, stage).unflatten(0, (len(clip), -1)) for stage, level in enumerate(pyramid)),
+            words=words,
+            word_mask=torch.ones_like(ids, dtype=torch.bool) if real is None else real,
+            sentence=self.text.sentence(words, ids),
+        )
+
+
+class _Walk:
+    """One pass through trunk and text: holds the words between two stages."""
+
+    def __init__(self, adapter: CMTAdapter, clip: Clip, real: Tensor | None, words: Tensor):
+        self.adapter, self.clip, self.real, self.words = adapter, clip, real, words
+        videos = clip.frames.shape[0]
+        self.one_to_one = videos == len(clip) and clip.video.tolist() == list(range(videos))
+        # Items part ways at the first adapter; at stage 2 at the latest, since the neck sums stages 2 and 3.
+        self.parting = min(adapter.stages[0], 2)
+
+    def after_stage(self, stage: int, pixels: Tensor) -> Tensor:
+        """Run the text's segment; after stages with an adapter add what it says to pixels and words."""
+        adapter, bounds = self.adapter, self.adapter.boundaries
+        self.words = adapter.text.run(self.words, self.real, bounds[stage], bounds[stage + 1])
+        if stage == self.parting:
+            pixels = self.split(pixels)
+        if stage not in adapter.stages:
+            return pixels
+        real = None if adapter.parity == "official" else self.real
+        clips = pixels.unflatten(0, (len(self.clip), -1))
+        more_pixels, more_words = adapter.adapters[str(stage)](clips, self.words, real)
+        self.words = self.words + more_words
+        return pixels + more_pixels.flatten(0, 1)
+
+    def split(self, maps: Tensor) -> Tensor:
+        """Maps of every video as maps of every item."""
+        if self.one_to_one:
+            return maps
+        return maps.unflatten(0, (self.clip.frames.shape[0], -1))[self.clip.video].flatten(0, 1)
+
+    def per_item(self, level: Tensor, stage: int) -> Tensor:
+        """A pyramid level, taken from a trunk stage, as maps of every item."""
+        return self.split(level) if stage < self.parting else level
+
+
+def blank_padding(clip: Clip, colour: tuple[float, float, float]) -> Tensor:
+    """Frames whose padding holds the segmenter's mean colour, i.e. 0 after normalisation (official code)."""
+    frames = clip.frames
+    height, width = frames.shape[-2:]
+    sizes = {int(video): meta.size for video, meta in zip(clip.video.tolist(), clip.meta, strict=True)}
+    if all(size == (height, width) for size in sizes.values()):
+        return frames
+    frames = frames.clone()
+    fill = frames.new_tensor(colour).view(3, 1, 1)
+    for video, (bottom, right) in sizes.items():
+        frames[video, :, :, bottom:] = fill
+        frames[video, :, :, :, right:] = fill
+    return frames
