@@ -1,8 +1,13 @@
 """Which frames the language model looks at: index rules of Sa2VA (first k, random) and Sa2VA-i (uniform)."""
 
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from rvos_lightning.types import Clip
 
 Sampling = Literal["first", "uniform"]
 Random = np.random.RandomState | np.random.Generator
@@ -46,3 +51,40 @@ def offset_frames(length: int, k: int, u: float) -> list[int]:
 def uniform_training_frames(length: int, k: int, rng: Random) -> list[int]:
     """`offset_frames` with a random offset; nothing is drawn for a video of at most `k` frames."""
     return offset_frames(length, k, float(rng.uniform(-0.5, 0.5)) if length > k else 0.0)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The frames the language model looks at: positions in the video, ascending and distinct, and pictures."""
+
+    positions: tuple[int, ...]
+    frames: Float[Tensor, "video shown 3 height width"]
+
+
+def shown(clip: Clip, k: int, sampling: Sampling) -> Shown:
+    """The data's context frames where it gives them, else `k` of the clip's own frames.
+
+    A clip without context must be the whole video for uniform sampling to mean anything.
+
+    Raises:
+        ValueError: context frames whose positions the data does not state, or that differ between videos.
+    """
+    if clip.context is None:
+        chosen = inference_frames(clip.time, k, sampling)
+        return Shown(tuple(chosen), clip.frames[:, :][:, chosen])
+    stated = {tuple(meta.group.get("context", ())) for meta in clip.meta}
+    if len(stated) != 1 or len(next(iter(stated))) != clip.context.shape[1]:
+        raise ValueError(
+            f"clip.context has {clip.context.shape[1]} frames, clip.meta[...].group['context'] states {sorted(stated)}; "
+            "state one position per context frame, the same for every item"
+        )
+    positions = next(iter(stated))
+    kept = [i for i, p in enumerate(positions) if i == 0 or p != positions[i - 1]]
+    return Shown(tuple(positions[i] for i in kept), clip.context[:, kept])
+
+
+def pictures(clip: Clip, positions: tuple[int, ...]) -> Float[Tensor, "video shown 3 height width"]:
+    """The frames at positions that `shown` returned for this clip."""
+    if clip.context is None:
+        return clip.frames[:, :][:, list(positions)]
+    return shown(clip, len(positions), "first").frames

@@ -14,7 +14,7 @@ M = "prompter.mllm.model.model."
 _L, _V = M + r"language_model.layers.\1.", M + r"vision_tower.encoder.layer.\1."
 
 SAM2 = r"grounding_encoder\.sam2_model\."
-FINETUNED, ORIGINAL = "segmenter.model.sam_mask_decoder.", "memory.original_decoder."
+FINETUNED, ORIGINAL = "segmenter.sam_mask_decoder.", "segmenter.original_decoder."
 
 
 def split_wqkv(weight: Tensor, head_dim: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -92,8 +92,8 @@ def sam2_rules(two_decoders: bool) -> list[Rule]:
         Rule(r"text_hidden_fcs\.([02])\.(weight|bias)", r"prompter.to_prompt.\1.\2"),
         Rule(SAM2 + r"sam_mask_decoder_modified\.(.*)", FINETUNED + r"\1"),
         Rule(SAM2 + r"sam_mask_decoder\.(.*)", plain + r"\1"),
-        Rule(SAM2 + r"(memory_encoder\.fuser\.layers\.\d+)\.g_weight", r"segmenter.model.\1.gamma"),
-        Rule(SAM2 + r"(.*)", r"segmenter.model.\1"),
+        Rule(SAM2 + r"(memory_encoder\.fuser\.layers\.\d+)\.g_weight", r"segmenter.\1.gamma"),
+        Rule(SAM2 + r"(.*)", r"segmenter.\1"),
     ]
 
 
@@ -107,7 +107,7 @@ def to_official(
 ) -> Iterator[tuple[str, Callable[[], Tensor]]]:
     """Official names of our (merged) keys, each with a function that makes the tensor when it is wanted.
 
-    A second decoder (`memory.original_decoder`) makes a Sa2VA-i layout.
+    A second decoder (`segmenter.original_decoder`) makes a Sa2VA-i layout.
     """
     two = any(key.startswith(ORIGINAL) for key in state)
     backwards = _backwards(internlm2, two)
@@ -161,8 +161,8 @@ def _backwards(internlm2: bool, two_decoders: bool) -> list[tuple[str, str]]:
         (r"prompter\.to_prompt\.(.*)", r"text_hidden_fcs.\1"),
         (re.escape(FINETUNED) + "(.*)", sam + rf"sam_mask_decoder{modified}.\1"),
         (re.escape(ORIGINAL) + "(.*)", sam + r"sam_mask_decoder.\1"),
-        (r"segmenter\.model\.(memory_encoder\.fuser\.layers\.\d+)\.gamma", sam + r"\1.g_weight"),
-        (r"segmenter\.model\.(.*)", sam + r"\1"),
+        (r"segmenter\.(memory_encoder\.fuser\.layers\.\d+)\.gamma", sam + r"\1.g_weight"),
+        (r"segmenter\.(.*)", sam + r"\1"),
     ]
     if not internlm2:
         return [

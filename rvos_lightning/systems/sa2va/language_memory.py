@@ -1,0 +1,223 @@
+"""The frame loop of Sa2VA and Sa2VA-i: frames decoded from language alone, the others tracked from them."""
+
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from rvos_lightning.parts.memories.sam2_memory import ABSENT
+from rvos_lightning.seams import Adapter, Decoded, Memory, Segmenter
+from rvos_lightning.systems.sa2va.bank import Bank, Entry, PromptedFrame, remember
+from rvos_lightning.systems.sa2va.frames import pictures
+from rvos_lightning.systems.sa2va.outputs import SpokenPrompt, TrackedPrediction
+from rvos_lightning.systems.sa2va.two_decoders import FrameMaps, TwoDecoderSam2
+from rvos_lightning.types import Clip, Features, Prediction, Prompt, State
+
+Inference = Literal["sa2va", "sa2va_i"]
+Fine = list[Tensor]
+
+
+class NothingToAdd(Adapter):
+    """Sa2VA's adapter: neither language nor time enters the image features.
+
+    The memory encodes frames itself, once a video: it reads them through two decoders and skips prompted ones.
+    """
+
+    def forward(self, clip: Clip, segmenter: Segmenter) -> Features:
+        """No features."""
+        return Features(())
+
+
+class LanguageMemory(Memory):
+    """Decodes the frames the language model saw without memory, then follows the object through the video.
+
+    Args:
+        inference: `sa2va` makes those frames SAM 2's conditioning frames and tracks with the finetuned decoder,
+            never gating masks by the object score (arXiv 2501.04001); `sa2va_i` gives their binary masks as
+            prompts to the original SAM 2, which gates (arXiv 2509.19082, section 3).
+        prompts: give SAM 2 all of these frames, or the first only.
+        track_in_training: also track in training from two frames' own masks, with the original decoder, so that a
+            tracker can be learnt from nothing; published training decodes frame by frame only.
+    """
+
+    def __init__(
+        self,
+        inference: Inference = "sa2va_i",
+        prompts: Literal["all", "first"] = "all",
+        track_in_training: bool = False,
+    ):
+        super().__init__()
+        self.inference, self.prompts, self.track_in_training = inference, prompts, track_in_training
+
+    def forward(
+        self, features: Features, prompt: Prompt, segmenter: Segmenter, state: State | None, clip: Clip
+    ) -> Prediction:
+        """Segment a window (inference) or a training clip; see `seams.Memory`."""
+        if not isinstance(segmenter, TwoDecoderSam2):
+            raise ValueError(f"memory LanguageMemory needs segmenter TwoDecoderSam2, got {type(segmenter).__name__}")
+        if self.training:
+            return self._train(prompt, segmenter, clip)
+        bank = state if isinstance(state, Bank) else self.begin(prompt, segmenter, clip)
+        frames = [self.next_frame(bank, clip, time, segmenter) for time in range(clip.time)]
+        logits = torch.stack([segmenter.upscale(frame.mask_logits) for frame in frames], 1)
+        if isinstance(prompt, SpokenPrompt) and prompt.spoken is not None:
+            silent = ~prompt.spoken.view(-1, 1, 1, 1)
+            logits = logits.masked_fill(silent, ABSENT)
+        presence = torch.stack([frame.presence_logits for frame in frames], 1)
+        return Prediction(logits, presence, state=bank)
+
+    # Inference
+
+    def begin(self, prompt: Prompt, segmenter: TwoDecoderSam2, clip: Clip) -> Bank:
+        """Decode the shown frames from language alone and remember them as conditioning frames."""
+        positions = prompt.positions if isinstance(prompt, SpokenPrompt) and prompt.positions else (0,)
+        if self.prompts == "first":
+            shown, positions = pictures(clip, positions)[:, :1], positions[:1]
+        else:
+            shown = pictures(clip, positions)
+        bank, tokens = Bank(), prompt.tokens[:, 0]
+        for i, position in enumerate(positions):
+            maps = segmenter.maps(shown[:, i])
+            decoded = self.decode_frame(maps, clip.video, tokens, segmenter)
+            if self.inference == "sa2va":
+                frame, entry = self.condition_on_language(maps, clip.video, decoded, segmenter)
+            else:
+                sizes = [meta.original_size for meta in clip.meta]
+                masks = prompt_masks(decoded.mask_logits, sizes, segmenter.image_size)
+                frame, entry = self.condition_on_masks(maps, clip.video, masks, segmenter)
+            bank.prompted[position], bank.conditioning[position] = frame, entry
+        return bank
+
+    def decode_frame(
+        self,
+        maps: FrameMaps,
+        video: Int[Tensor, "batch"],
+        tokens: Float[Tensor, "batch tokens dim"],
+        segmenter: TwoDecoderSam2,
+    ) -> Decoded:
+        """Every item's mask on its video's frame, from language alone, with the finetuned decoder."""
+        fine = [level[video] for level in segmenter.fine(maps, "finetuned")]
+        return segmenter.decode_language(segmenter.no_memory(maps.coarse)[video], fine, tokens)
+
+    def condition_on_language(
+        self, maps: FrameMaps, video: Int[Tensor, "batch"], decoded: Decoded, segmenter: TwoDecoderSam2
+    ) -> tuple[PromptedFrame, Entry]:
+        """Sa2VA: the language mask itself, ungated, is the frame's output and memory."""
+        entry = remember(maps.coarse[video], decoded.mask_logits, segmenter.pointer(decoded), segmenter)
+        return PromptedFrame(decoded.mask_logits, decoded.presence_logits, decoded.iou), entry
+
+    def condition_on_masks(
+        self,
+        maps: FrameMaps,
+        video: Int[Tensor, "batch"],
+        masks: Float[Tensor, "batch side side"],
+        segmenter: TwoDecoderSam2,
+        exact: bool = False,
+    ) -> tuple[PromptedFrame, Entry]:
+        """Sa2VA-i: a binary mask becomes logits of +-10 at the decoder's resolution, memory and pointer."""
+        coarse, fine = maps.coarse[video], [level[video] for level in segmenter.fine(maps, "original")]
+        pointer = segmenter.pointer_of_mask(coarse, fine, masks)
+        side = masks.shape[-1] // 4
+        low = F.interpolate(masks[:, None] * 20 - 10, (side, side), mode="bilinear", antialias=True)[:, 0]
+        entry = remember(coarse, low, pointer, segmenter, exact)
+        presence = masks.flatten(1).any(1).float() * 20 - 10
+        return PromptedFrame(low, presence, None), entry
+
+    def next_frame(self, bank: Bank, clip: Clip, time: int, segmenter: TwoDecoderSam2) -> PromptedFrame:
+        """The output of the bank's next frame, which is frame `time` of the window."""
+        position = bank.next
+        bank.next += 1
+        if position in bank.prompted:
+            return bank.prompted[position]
+        maps = segmenter.maps(clip.frames[:, time])
+        frame, entry = self.track(bank, position, maps, clip.video, segmenter)
+        bank.add(position, entry)
+        return frame
+
+    def track(
+        self,
+        bank: Bank,
+        position: int,
+        maps: FrameMaps,
+        video: Int[Tensor, "batch"],
+        segmenter: TwoDecoderSam2,
+        exact: bool = False,
+    ) -> tuple[PromptedFrame, Entry]:
+        """Decode an unprompted frame from memory alone."""
+        role = "finetuned" if self.inference == "sa2va" and not exact else "original"
+        coarse = maps.coarse[video]
+        fine = [level[video] for level in segmenter.fine(maps, role)]
+        decoded = segmenter.decode_language(bank.look_back(position, coarse, segmenter), fine, None, role)
+        if role == "original" and not exact:
+            present = decoded.presence_logits[:, None, None] > 0
+            decoded = replace(decoded, mask_logits=torch.where(present, decoded.mask_logits, ABSENT))
+        entry = remember(coarse, decoded.mask_logits, segmenter.pointer(decoded), segmenter, exact)
+        return PromptedFrame(decoded.mask_logits, decoded.presence_logits, decoded.iou), entry
+
+    # Training
+
+    def _train(self, prompt: Prompt, segmenter: TwoDecoderSam2, clip: Clip) -> Prediction:
+        videos, time = clip.frames.shape[:2]
+        maps = segmenter.maps(clip.frames[:, :].flatten(0, 1))
+        index = clip.video[:, None] * time + torch.arange(time, device=clip.video.device)
+        tokens = prompt.tokens[:, :time].flatten(0, 1)
+        decoded = self.decode_frame(maps, index.flatten(), tokens, segmenter)
+        batch = (len(clip.video), time)
+        logits, presence, iou = (
+            value.unflatten(0, batch) for value in (decoded.mask_logits, decoded.presence_logits, decoded.iou)
+        )
+        if not self.track_in_training:
+            return Prediction(logits, presence, iou)
+        tracked, scores, which = self._track_clip(maps, index, logits, segmenter)
+        return TrackedPrediction(
+            logits, presence, iou, tracked_logits=tracked, tracked=which, tracked_presence_logits=scores
+        )
+
+    def _track_clip(
+        self,
+        maps: FrameMaps,
+        index: Int[Tensor, "batch time"],
+        logits: Float[Tensor, "batch time h w"],
+        segmenter: TwoDecoderSam2,
+    ) -> tuple[Tensor, Tensor, Bool[Tensor, "time"]]:
+        """Track a training clip from its first and one other frame's language masks (no gradient into these)."""
+        time = index.shape[1]
+        chosen = {0, int(torch.randint(time, ()))}
+        bank, frames = Bank(), []
+        for t in sorted(chosen):
+            masks = (segmenter.upscale(logits[:, t].detach()) > 0).float()
+            pair = self.condition_on_masks(maps, index[:, t], masks, segmenter, exact=True)
+            bank.prompted[t], bank.conditioning[t] = pair
+        for t in range(time):
+            if t in chosen:
+                frames.append(bank.prompted[t])
+                continue
+            frame, entry = self.track(bank, t, maps, index[:, t], segmenter, exact=True)
+            bank.add(t, entry)
+            frames.append(frame)
+        tracked = torch.tensor([t not in chosen for t in range(time)], device=logits.device)
+        masks = torch.stack([frame.mask_logits for frame in frames], 1)
+        return masks, torch.stack([frame.presence_logits for frame in frames], 1), tracked
+
+
+def prompt_masks(
+    mask_logits: Float[Tensor, "batch h w"], sizes: list[tuple[int, int]], side: int
+) -> Float[Tensor, "batch side side"]:
+    """Sa2VA-i's way from language masks to SAM 2's mask prompts.
+
+    Args:
+        mask_logits: at the decoder's resolution.
+        sizes: every item's original (height, width): there the mask is made binary.
+        side: of SAM 2's square; reached with antialiasing and a threshold of one half.
+    """
+    result = mask_logits.new_zeros(len(mask_logits), side, side)
+    for size in set(sizes):
+        rows = torch.tensor([own == size for own in sizes], device=mask_logits.device)
+        binary = (F.interpolate(mask_logits[rows, None], size, mode="bilinear") > 0).float()
+        if size != (side, side):
+            binary = (F.interpolate(binary, (side, side), mode="bilinear", antialias=True) >= 0.5).float()
+        result[rows] = binary[:, 0]
+    return result
