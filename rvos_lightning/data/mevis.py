@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rvos_lightning.data.annotation_files import JsonStream
+from rvos_lightning.data.disk_data import DiskData
 from rvos_lightning.data.expressions import (
     Entry,
     annotation_ids,
@@ -30,7 +31,7 @@ class MeViSReader(FileReader):
     the subset "no_target". `valid` and `test` are hidden: only the server holds their masks.
     """
 
-    def __init__(self, root: Path | str, split: Split, cache: Path | None = None) -> None:
+    def __init__(self, root: Path | str, split: str, cache: Path | None = None) -> None:
         """Reads the expressions and maps the masks (built once, see `rle_store`).
 
         Raises:
@@ -81,3 +82,34 @@ def videos_of(entries: Sequence[Entry], items: Sequence[Item], store: RleStore |
             if size is not None:
                 sizes[item.video] = size
     return [Video(entry.id, entry.frames, sizes.get(index)) for index, entry in enumerate(entries)]
+
+
+class MeViS(DiskData):
+    """MeViS v1 or v2.
+
+    Args:
+        root: folder that holds train, valid_u, valid, test.
+        train_split: usually "train"; None for none (likewise below).
+        val_split: usually "valid_u", the split with public masks.
+        test_split: likewise.
+        predict_split: "valid" for the server, "test" for the challenge.
+        cache: where the mask store is kept; None: beside the annotations.
+        kwargs: see `VideoDataModule`.
+    """
+
+    def __init__(
+        self,
+        root: Path | str,
+        train_split: Split | None = "train",
+        val_split: Split | None = "valid_u",
+        test_split: Split | None = "valid_u",
+        predict_split: Split | None = "valid",
+        cache: Path | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(root, train_split, val_split, test_split, predict_split, **kwargs)
+        self.cache = cache
+
+    def open(self, split: str) -> MeViSReader:
+        """See `DiskData.open`."""
+        return MeViSReader(self.root, split, self.cache)

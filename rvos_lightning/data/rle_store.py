@@ -70,6 +70,10 @@ class RleStore:
         """Number of annotations."""
         return len(self._keys)
 
+    def keys(self) -> list[str]:
+        """Keys of all annotations, sorted."""
+        return [key.decode() for key in self._keys.tolist()]
+
     def rows(self, keys: Sequence[object]) -> Int64[np.ndarray, "keys"]:
         """Rows of annotations; -1 for a key that is not in the store."""
         if not len(self._keys):
