@@ -1,0 +1,115 @@
+"""Attention with 2-D rotary positions, and the sine codes, as SAM 2 and SAM-I2V use them (spec 3.3, 3.4)."""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+Rotation = tuple[Float[Tensor, "positions dim"], Float[Tensor, "positions dim"]]
+"""Cosine and signed sine of every position and channel; channels turn in adjacent pairs."""
+
+
+def rotation(dim: int, width: int, height: int, device: torch.device | None = None, theta: float = 1e4) -> Rotation:
+    """Rotation table of a grid in row order: the first half of the pairs turns with x, the second with y."""
+    frequency = 1.0 / theta ** (torch.arange(0, dim, 4, dtype=torch.float32, device=device) / dim)
+    index = torch.arange(width * height, device=device)
+    x, y = (index % width).float(), torch.div(index, width, rounding_mode="floor").float()
+    angle = torch.cat([torch.outer(x, frequency), torch.outer(y, frequency)], 1)
+    sine = angle.sin()
+    return angle.cos().repeat_interleave(2, 1), torch.stack([-sine, sine], 2).flatten(1)
+
+
+def rotate(x: Float[Tensor, "batch tokens dim"], table: Rotation) -> Float[Tensor, "batch tokens dim"]:
+    """Turn the leading tokens, the table repeated as often as it fits; tokens beyond stay as they are."""
+    cosine, sine = table
+    repeats = x.shape[1] // len(cosine)
+    rest = x[:, repeats * len(cosine) :]
+    turned = x[:, : repeats * len(cosine)].float().unflatten(1, (repeats, -1))
+    swapped = turned.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+    turned = (turned * cosine + swapped * sine).flatten(1, 2).to(x.dtype)
+    return torch.cat([turned, rest], 1) if rest.shape[1] else turned
+
+
+class RotaryAttention(nn.Module):
+    """One-headed attention whose queries and spatial keys are rotated.
+
+    Args:
+        dim: width of queries and inside.
+        key_dim: width of keys and values.
+        dropout: on the attention weights, in training.
+    """
+
+    def __init__(self, dim: int, key_dim: int | None = None, dropout: float = 0.1):
+        super().__init__()
+        self.dropout = dropout
+        self.q_proj = nn.Linear(dim, dim)
+        self.k_proj = nn.Linear(key_dim or dim, dim)
+        self.v_proj = nn.Linear(key_dim or dim, dim)
+        self.out_proj = nn.Linear(dim, dim)
+
+    def forward(
+        self,
+        query: Float[Tensor, "batch queries dim"],
+        key: Float[Tensor, "batch keys key_dim"],
+        value: Float[Tensor, "batch keys key_dim"],
+        query_table: Rotation,
+        key_table: Rotation,
+        spatial: int | None = None,
+        bias: Float[Tensor, "batch #queries keys"] | Bool[Tensor, "batch #queries keys"] | None = None,
+    ) -> Float[Tensor, "batch queries dim"]:
+        """Attend; only the first `spatial` keys are rotated (all by default).
+
+        `bias` is added to the logits, or keeps keys where True.
+        """
+        q = rotate(self.q_proj(query), query_table)
+        k = self.k_proj(key)
+        spatial = k.shape[1] if spatial is None else spatial
+        k = torch.cat([rotate(k[:, :spatial], key_table), k[:, spatial:]], 1) if spatial else k
+        v = self.v_proj(value)
+        if bias is not None and bias.dtype != torch.bool:
+            bias = bias.to(q.dtype)
+        out = functional.scaled_dot_product_attention(
+            q[:, None],
+            k[:, None],
+            v[:, None],
+            attn_mask=None if bias is None else bias[:, None],
+            dropout_p=self.dropout if self.training else 0.0,
+        )
+        return self.out_proj(out[:, 0])
+
+
+def sine_2d(dim: int, height: int, width: int, device: torch.device | None = None) -> Float[Tensor, "dim h w"]:
+    """Sine position code of a grid: first half from y, second from x, positions scaled to 2 pi (spec 2.3)."""
+    half = dim // 2
+    channel = torch.arange(half, dtype=torch.float32, device=device)
+    period = 10000 ** (2 * torch.div(channel, 2, rounding_mode="floor") / half)
+
+    def axis(length: int) -> Tensor:
+        position = torch.arange(1, length + 1, dtype=torch.float32, device=device) / (length + 1e-6) * 2 * math.pi
+        angle = position[:, None] / period
+        return torch.stack([angle[:, 0::2].sin(), angle[:, 1::2].cos()], 2).flatten(1)
+
+    y, x = axis(height), axis(width)
+    return torch.cat([y[:, None].expand(-1, width, -1), x[None].expand(height, -1, -1)], 2).permute(2, 0, 1)
+
+
+def sine_1d(position: Float[Tensor, "*shape"], dim: int) -> Float[Tensor, "*shape dim"]:
+    """Sine code of single numbers: first half sines, second half cosines (spec 3.2)."""
+    half = dim // 2
+    channel = torch.arange(half, dtype=torch.float32, device=position.device)
+    angle = position[..., None] / 10000 ** (2 * torch.div(channel, 2, rounding_mode="floor") / half)
+    return torch.cat([angle.sin(), angle.cos()], -1)
+
+
+class SinePosition(nn.Module):
+    """`sine_2d` of a feature map's grid, in the form SAM 2's memory encoder asks for."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, x: Float[Tensor, "batch _c h w"]) -> Float[Tensor, "1 dim h w"]:
+        """No cache: one kept from inference mode would break a later backward pass."""
+        return sine_2d(self.dim, *x.shape[-2:], device=x.device)[None]
