@@ -49,7 +49,7 @@ class Scores(Callback):
     def _write(
         self, trainer: Trainer, stage: str, scores: dict[str, float], rules: list[str], tables: dict[str, Any]
     ) -> None:
-        name = getattr(trainer.datamodule, "name", type(trainer.datamodule).__name__)  # type: ignore[attr-defined]
+        name = data_name(trainer, stage)
         print(score_line(scores, f"{name} {stage}, {'; '.join(rules)}"), flush=True)
         if trainer.fast_dev_run:
             return
@@ -65,6 +65,13 @@ class Scores(Callback):
 
         for metric, rows in tables.items():
             write_table(rows, folder / f"scores_{stage}_{metric}.csv")
+
+
+def data_name(trainer: Trainer, split: str) -> str:
+    """The data set's own name, or its class's where the data module has no reader."""
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    reader = data.read(split) if hasattr(data, "read") else None
+    return getattr(reader, "name", type(data).__name__)
 
 
 def score_line(scores: dict[str, float], what: str) -> str:

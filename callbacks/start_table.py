@@ -8,6 +8,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
+from callbacks.scores import data_name
+
 
 class StartTable(Callback):
     """Prints what is about to run and writes the same as `start.json` into the run folder.
@@ -30,7 +32,7 @@ class StartTable(Callback):
 
         rates = learning_rates(trainer)
         rows = [describe(name, part, rates) for name, part in parts(pl_module)]
-        data = getattr(trainer.datamodule, "name", type(trainer.datamodule).__name__)  # type: ignore[attr-defined]
+        data = data_name(trainer, "train")
         table = Table(title=f"{type(pl_module.network).__name__} on {data}, {trainer.precision}, seed {pl_module.seed}")
         for column in ("part", "class", "parameters", "trainable", "learning rate", "dtype"):
             table.add_column(column, justify="right" if column in ("parameters", "trainable") else "left")
@@ -57,7 +59,7 @@ def parts(pl_module: LightningModule) -> list[tuple[str, nn.Module]]:
 def learning_rates(trainer: Trainer) -> dict[int, float]:
     """Parameter identity -> learning rate."""
     groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
-    return {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    return {id(parameter): group.get("initial_lr", group["lr"]) for group in groups for parameter in group["params"]}
 
 
 def describe(name: str, part: nn.Module, rates: dict[int, float]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ class SentencePrompter(Prompter):
         prompt_dim: the segmenter's prompt width.
     """
 
-    def __init__(self, text_dim: int = 64, prompt_dim: int = 64):
+    def __init__(self, text_dim: int = 64, prompt_dim: int = 32):
         super().__init__()
         self.text_dim = text_dim
         self.project = nn.Sequential(nn.Linear(text_dim, prompt_dim), nn.ReLU(), nn.Linear(prompt_dim, prompt_dim))

@@ -52,12 +52,12 @@ class FiLMAdapter(Adapter):
         width: of the word encoder.
     """
 
-    def __init__(self, stage_channels: tuple[int, ...] = (24, 48, 64), width: int = 64):
+    def __init__(self, stage_channels: tuple[int, ...] = (16, 32, 64), width: int = 64):
         super().__init__()
         self.stage_channels = tuple(stage_channels)
         self.words = WordEncoder(width)
         self.film = nn.ModuleList(nn.Linear(width, 2 * channels) for channels in stage_channels)
-        self.time = nn.ModuleList(nn.Conv1d(channels, channels, 5, padding=2) for channels in stage_channels)
+        self.time = nn.ModuleList(nn.Conv2d(channels, channels, (5, 1), padding=(2, 0)) for channels in stage_channels)
 
     def forward(self, clip: Clip, segmenter: Segmenter) -> Features:
         """Encode every item's frames under its own sentence.
@@ -84,11 +84,7 @@ class FiLMAdapter(Adapter):
         return Features(tuple(level.unflatten(0, (items, time)) for level in pyramid), states, mask, sentence)
 
 
-def mix_time(
-    x: Float[Tensor, "images c h w"], layer: nn.Module, items: int
-) -> Float[Tensor, "images c h w"]:
-    """Apply a 1-d convolution along time at every pixel; `images` is batch-major, then time."""
-    _, channels, height, width = x.shape
-    along = x.unflatten(0, (items, -1)).permute(0, 3, 4, 2, 1).reshape(items * height * width, channels, -1)
-    mixed = layer(along).reshape(items, height, width, channels, -1)
-    return mixed.permute(0, 4, 3, 1, 2).flatten(0, 1)
+def mix_time(x: Float[Tensor, "images c h w"], layer: nn.Module, items: int) -> Float[Tensor, "images c h w"]:
+    """Convolve along time at every pixel; `images` is batch-major, then time."""
+    along = x.unflatten(0, (items, -1)).transpose(1, 2).flatten(3)  # items, channels, time, pixels
+    return layer(along).unflatten(3, x.shape[-2:]).transpose(1, 2).flatten(0, 1)

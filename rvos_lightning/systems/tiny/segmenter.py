@@ -30,7 +30,7 @@ class TinySegmenter(Segmenter):
         prompt_dim: width of prompt tokens and of the head.
     """
 
-    def __init__(self, widths: tuple[int, int, int] = (24, 48, 64), prompt_dim: int = 64):
+    def __init__(self, widths: tuple[int, int, int] = (16, 32, 64), prompt_dim: int = 32):
         super().__init__()
         self.channels = self.stage_channels = tuple(widths)
         self.prompt_dim = prompt_dim
