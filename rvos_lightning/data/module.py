@@ -120,6 +120,7 @@ class VideoDataModule(LightningDataModule, ABC):
             clips,
             DrawSampler(len(clips), self.batch_size, self.seed, self.shuffle),
             self.batch_size,
+            trainer=self.trainer,
             collate_fn=Collate(self.simulate_user),
             num_workers=self.workers,
             persistent_workers=self.workers > 0,

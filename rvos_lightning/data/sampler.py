@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch.distributed as dist
+from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 
@@ -38,6 +39,9 @@ class DrawSampler(Sampler[Draw]):
         batch_size: samples a rank takes at a time.
         seed: with the epoch, decides the order.
         shuffle: False keeps the order 0, 1, ... (for overfitting tests).
+
+    Attributes:
+        start: epoch and number of batches already had, where the next iteration starts; see `ResumableLoader`.
     """
 
     def __init__(self, size: int, batch_size: int, seed: int = 0, shuffle: bool = True) -> None:
@@ -45,12 +49,11 @@ class DrawSampler(Sampler[Draw]):
             raise ValueError("the training set is empty: no sample left to draw from (check split, filters and limit)")
         self.size, self.batch_size, self.seed, self.shuffle = size, batch_size, seed, shuffle
         self.epoch = 0
-        self.skip = 0
+        self.start: Draw | None = None
 
     def set_epoch(self, epoch: int) -> None:
-        """Lightning calls this before each epoch; another epoch than the loaded one starts from its first batch."""
-        if epoch != self.epoch:
-            self.epoch, self.skip = epoch, 0
+        """The epoch to iterate where no `start` says otherwise."""
+        self.epoch = epoch
 
     @property
     def batches(self) -> int:
@@ -63,22 +66,30 @@ class DrawSampler(Sampler[Draw]):
 
     def __iter__(self) -> Iterator[Draw]:
         rank, world = rank_and_world()
+        epoch, skip = self.start or Draw(self.epoch, 0)
         order = np.arange(self.size)
         if self.shuffle:
-            order = np.random.default_rng((self.seed, self.epoch)).permutation(self.size)
+            order = np.random.default_rng((self.seed, epoch)).permutation(self.size)
         order = np.resize(order, self.batches * world * self.batch_size)
-        mine = order.reshape(self.batches, world, self.batch_size)[self.skip :, rank].reshape(-1)
-        epoch = self.epoch
+        mine = order.reshape(self.batches, world, self.batch_size)[skip:, rank].reshape(-1)
         return (Draw(epoch, int(index)) for index in mine)
 
 
 class ResumableLoader(DataLoader):
     """A loader whose place in the epoch is part of Lightning's checkpoints, with and without workers, under DDP.
 
+    Every iteration is the next epoch, except the first one after `load_state_dict`, which goes on where the state was
+    taken. Lightning's own epoch number is not used for that: with `max_steps` it runs ahead by one after a resume
+    from a checkpoint saved in `on_train_epoch_end` (lightning 2.6.6), and it may come after workers have started.
     The state is the same on every rank, so rank 0's, the one Lightning saves, serves all.
+
+    Args:
+        trainer: tells whether an epoch is over when a state is taken; None outside of Lightning.
     """
 
-    def __init__(self, dataset: Dataset, sampler: Sampler, batch_size: int, **kwargs: Any) -> None:
+    def __init__(
+        self, dataset: Dataset, sampler: Sampler, batch_size: int, trainer: Trainer | None = None, **kwargs: Any
+    ) -> None:
         if not isinstance(sampler, DrawSampler):
             raise ValueError(
                 f"{type(sampler).__name__} was put in place of the resumable sampler: "
@@ -86,32 +97,48 @@ class ResumableLoader(DataLoader):
             )
         kwargs.pop("drop_last", None)
         super().__init__(dataset, batch_size=batch_size, sampler=sampler, drop_last=True, **kwargs)
-        self.place = Draw(0, 0)  # epoch, batches handed out
+        self.trainer = trainer
+        self.place: Draw | None = None  # epoch, batches handed out in it
+        self.resumes: list[Draw | None] = []  # where the next iterations start, if not at the next epoch
 
     def __iter__(self) -> Iterator[Any]:
-        # Lightning may call `iter` before `set_epoch`, and workers prefetch from then on: what was started for
-        # another epoch than the one that is asked for in the end is thrown away unread.
-        epoch, batches = self.sampler.epoch, super().__iter__()
-        self.place = Draw(epoch, self.sampler.skip)
-        return self._count(epoch, batches)
+        start = self._start()
+        if start is None:
+            return iter(())
+        self.sampler.start = start
+        return self._count(start, super().__iter__())
 
-    def _count(self, epoch: int, batches: Iterator[Any]) -> Iterator[Any]:
-        if self.sampler.epoch != epoch:
+    def _start(self) -> Draw | None:
+        if self.resumes:
+            return self.resumes.pop(0)
+        return Draw(self.sampler.epoch, 0) if self.place is None else Draw(self.place.epoch + 1, 0)
+
+    def _count(self, start: Draw, batches: Iterator[Any]) -> Iterator[Any]:
+        if self.place is None and self.sampler.epoch != start.epoch:  # set after workers had started: throw away
+            start = Draw(self.sampler.epoch, 0)
+            self.sampler.start = start
             batches = super().__iter__()
-        self.place = Draw(self.sampler.epoch, self.sampler.skip)
+        self.sampler.start, self.resumes, self.place = start, [], start
         for batch in batches:
             self.place = Draw(self.place.epoch, self.place.index + 1)
             yield batch
 
-    def state_dict(self) -> dict[str, int]:
-        """Epoch and number of batches handed out in it; an epoch that is through counts as the next one's start."""
-        epoch, done = self.place
-        return {"epoch": epoch + 1, "done": 0} if done >= self.sampler.batches else {"epoch": epoch, "done": done}
+    def state_dict(self) -> dict[str, int | bool]:
+        """Epoch, batches handed out in it, is that all of it, and has Lightning closed the epoch already."""
+        epoch, done = self.place or Draw(self.sampler.epoch, 0)
+        whole, closed = self.sampler.batches, False
+        if self.trainer is not None:
+            whole = min(whole, self.trainer.num_training_batches)
+            progress = self.trainer.fit_loop.epoch_progress.current
+            closed = progress.processed > progress.completed
+        return {"epoch": epoch, "done": done, "over": done >= whole, "closed": closed}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on where `state_dict` was taken; takes effect at the next `iter`."""
-        self.sampler.epoch, self.sampler.skip = state["epoch"], state["done"]
-        self.place = Draw(state["epoch"], state["done"])
+    def load_state_dict(self, state: dict[str, int | bool]) -> None:
+        """Go on where `state_dict` was taken, from the next `iter` on."""
+        self.place = Draw(int(state["epoch"]), int(state["done"]))
+        following = Draw(self.place.epoch + 1, 0)
+        # From an epoch-end checkpoint Lightning first runs the rest of the closed epoch: it must find nothing there.
+        self.resumes = [None, following] if state["closed"] else [following if state["over"] else self.place]
 
 
 class ShareSampler(Sampler[int]):

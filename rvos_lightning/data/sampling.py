@@ -60,7 +60,7 @@ class Local(ClipSampling):
     """
 
     def __call__(self, frames: int, length: int, anchor: int, random: np.random.Generator) -> list[int]:
-        """Exactly `length` sorted positions; repeats only where 4 x `length` frames around the anchor do not suffice."""
+        """Exactly `length` sorted positions; repeats only where the video is too short."""
         half = length // 2
         earlier = list(range(max(anchor - length, 0), anchor))
         later = list(range(anchor, min(anchor + length, frames)))
