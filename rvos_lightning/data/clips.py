@@ -287,7 +287,8 @@ class EvaluationBatches(Dataset):
             frames, targets = frames[:, :], None if targets is None else targets.window(0, len(everything))
         user = None
         if self.user is not None and targets is not None:
-            user = self.user(targets, meta, int(np.random.SeedSequence((self.seed, index)).generate_state(1)[0]))
+            seed = int(np.random.SeedSequence((self.seed, index)).generate_state(1)[0])
+            user = self.user.evaluation(targets, meta, seed)
         texts = check_expressions([self.reader.items[i].expression for i in items], meta, user is not None)
         return Batch(Clip(frames, video, texts, meta, user, context), targets)
 

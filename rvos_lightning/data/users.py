@@ -11,3 +11,7 @@ class UserFactory(ABC):
     @abstractmethod
     def __call__(self, targets: Targets, meta: list[ClipMeta], seed: int) -> User:
         """A user for these targets (lazy in evaluation); every random choice of theirs follows from `seed`."""
+
+    def evaluation(self, targets: Targets, meta: list[ClipMeta], seed: int) -> User:
+        """The user of evaluation videos; by default the one of training clips."""
+        return self(targets, meta, seed)
