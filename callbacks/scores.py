@@ -61,9 +61,9 @@ class Scores(Callback):
         partial = path.with_suffix(".partial")
         partial.write_text(json.dumps(known, indent=2) + "\n")
         partial.replace(path)
-        from rvos_lightning.metrics.tables import write_table
-
         for metric, rows in tables.items():
+            from rvos_lightning.metrics.tables import write_table
+
             write_table(rows, folder / f"scores_{stage}_{metric}.csv")
 
 
