@@ -37,7 +37,7 @@ class CMESupervision(Objective):
         class_weights: tuple[float, float] | None = None,
         min_area: int = 50,
         min_overlap: float = 0.1,
-    ):
+    ) -> None:
         self.weight, self.rule = weight, rule
         self.class_weights = class_weights or ((1.0, 2.0) if rule == "released" else (1.0, 1.0))
         self.min_area, self.min_overlap = min_area, min_overlap

@@ -36,7 +36,7 @@ class DiceFocal(Objective):
         gamma: float = 2.0,
         average: Literal["clip", "frame"] = "clip",
         parity: Literal["fixed", "official"] = "fixed",
-    ):
+    ) -> None:
         self.dice, self.focal, self.alpha, self.gamma = dice, focal, alpha, gamma
         self.average, self.parity = average, parity
 
@@ -75,7 +75,7 @@ class Presence(Objective):
         weight: of the term.
     """
 
-    def __init__(self, weight: float = 1.0):
+    def __init__(self, weight: float = 1.0) -> None:
         self.weight = weight
 
     def terms(self, batch: Batch, prediction: Prediction) -> dict[str, Float[Tensor, ""]]:
@@ -85,7 +85,9 @@ class Presence(Objective):
             ValueError: the network does not say whether the object is there.
         """
         if prediction.presence_logits is None:
-            raise ValueError("objective Presence: the network gives no presence_logits; remove it or turn object scores on")
+            raise ValueError(
+                "objective Presence: the network gives no presence_logits; remove it or turn object scores on"
+            )
         logits = prediction.presence_logits.float()
         present = batch.targets.masks.flatten(2).any(2).to(logits.dtype)
         annotated = batch.targets.annotated.to(logits.dtype)

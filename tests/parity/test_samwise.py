@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from samwise_recordings import FOLDER, RESULTS, Recording, clip_of, draw, files, network, normal, roberta, seed
+from samwise_run import Watched
 from torch import nn
 
 from callbacks.cme import CMESupervision, released_labels, switch_loss
@@ -17,8 +18,9 @@ from rvos_lightning.parts.segmenters.sam2 import Sam2
 from rvos_lightning.systems.samwise.conditional_memory import ConditionalMemoryEncoder, switched_mask
 from rvos_lightning.systems.samwise.cross_modal_temporal import CrossModalTemporal
 from rvos_lightning.systems.samwise.motion_prompter import MotionPrompter
+from rvos_lightning.systems.samwise.official import to_official
 from rvos_lightning.systems.samwise.outputs import SwitchedPrediction
-from rvos_lightning.types import Batch, ClipMeta, Features, Prediction, Targets
+from rvos_lightning.types import Batch, Features, Prediction, Targets
 
 FEATURES = {"A": {"atol": 2e-5}, "B": {"atol": 2e-4, "rtol": 1e-4}}
 MASKS = {"A": {"atol": 1e-6}, "B": {"atol": 2e-4, "rtol": 1e-4}}
@@ -74,7 +76,10 @@ def test_adapter(path):
     seen, tolerance = {}, FEATURES[c["rule"]]
 
     def keep(name, take):
-        return lambda module, inputs, output: seen.setdefault(name, take(inputs, output))
+        def hook(module, inputs, output):
+            seen[name] = take(inputs, output)
+
+        return hook
 
     adapter.text_down.register_forward_hook(keep("t_down", lambda i, o: o.transpose(0, 1)))
     adapter.text_up.register_forward_hook(keep("t2v_out", lambda i, o: i[0].transpose(0, 1)))
@@ -228,7 +233,7 @@ def test_resize_sizes(path):
 
 @recordings("metrics*.safetensors")
 def test_region_and_boundary(path):
-    from rvos_lightning.metrics.region_boundary import region_and_boundary
+    from rvos_lightning.metrics.region_boundary import j_and_f
 
     golden, start = Recording(path), prefix()
     for k, (time, height, width, threshold) in enumerate(golden.config):
@@ -244,6 +249,104 @@ def test_region_and_boundary(path):
         truth[-1], found[-2:] = False, False
         golden.check(f"metric{k}.gt_area", truth.flatten(1).sum(1), atol=0)
         golden.check(f"metric{k}.pred_area", found.flatten(1).sum(1), atol=0)
-        j, f = region_and_boundary(found, truth)
-        golden.check(f"metric{k}.J", torch.as_tensor(j), atol=1e-5)
-        golden.check(f"metric{k}.F", torch.as_tensor(f), atol=1e-5)
+        for name, values in zip("JF", j_and_f(truth, found), strict=False):
+            golden.check(f"metric{k}.{name}", values, atol=1e-5)
+
+
+def compare_video(path):
+    """One video, window by window, against everything recorded of it."""
+    golden = Recording(path)
+    c = golden.config
+    watched = Watched(network(c))
+    arrays = watched.video(draw(c["input_name"], c["frames"]), c["caption_ids"], c["clips"])
+    rule, loose = c["rule"], {"atol": 1e-3, "rtol": 1e-4}
+    switched = float(arrays.get("cme.decision", torch.zeros(1)).sum()) > 0
+    outliers = 1e-3 if switched else 0.0
+    segmenter = watched.network.segmenter
+    memory = arrays["memory.maskmem_features"]
+    arrays["memory.maskmem_pos_enc"] = segmenter.memory_encoder.position_encoding(memory[:1])
+    coarse = segmenter.image_encoder.neck.position_encoding(arrays["pix_feat_with_mem"][:1])
+    arrays["vision_pos2_clip"] = coarse.flatten(2).permute(2, 0, 1)
+    for name in golden.arrays:
+        ours = name.removesuffix("0") if name.endswith("_clip0") else name
+        if name.startswith("check."):
+            drawn = draw(c["input_name"], c["frames"]).flatten()[:16]
+            golden.check(name, drawn, atol=1e-6)
+        elif name in ("cme.frame", "cme.decision"):
+            golden.check(name, arrays.get(ours, torch.zeros(0)), atol=0)
+        elif name in ("ious", "object_score_logits", "cme.logits", "nomem.object_score_logits"):
+            golden.check(name, arrays[ours], atol=1e-5, outliers=0.0)
+        elif name == "memory.maskmem_features":
+            golden.check(name, arrays[ours], outliers=outliers, **loose)
+        elif name in ("pred_masks", "low_res_masks", "nomem.low_res_masks"):
+            golden.check(name, arrays[ours], outliers=outliers, **MASKS[rule])
+        else:
+            golden.check(name, arrays[ours], outliers=outliers, **FEATURES[rule])
+
+
+SMALL = [path for path in (*files("e2e_infer_*"), *files("e2e_image_*")) if Recording(path).config["image_size"] < 1024]
+LARGE = [path for path in (*files("e2e_infer_*"), *files("e2e_image_*")) if path not in SMALL]
+
+
+@pytest.mark.parametrize("path", SMALL, ids=lambda path: path.stem)
+def test_video(path):
+    compare_video(path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", LARGE, ids=lambda path: path.stem)
+def test_video_at_full_size(path):
+    compare_video(path)
+
+
+def padded_batch(c):
+    """The recorded training batch: videos and targets padded to the larger, captions of different length."""
+    frame_name, target_name = names_in(c["inputs"])
+    sizes = [tuple(hw) for hw in c["videos_hw"]]
+    height, width = (max(side) for side in zip(*sizes, strict=True))
+    frames = torch.zeros(len(sizes), c["T"], 3, height, width)
+    masks = torch.zeros(len(sizes), c["T"], height, width, dtype=torch.bool)
+    for i, (h, w) in enumerate(sizes):
+        frames[i, :, :, :h, :w] = draw(frame_name.replace("<i>", str(i)), (c["T"], 3, h, w))
+        coarse = draw(target_name.replace("<i>", str(i)), (c["T"], 1, h // 10, w // 10))
+        masks[i, :, :h, :w] = F.interpolate(coarse, size=(h, w), mode="nearest")[:, 0] > 0.5
+    annotated = torch.ones(masks.shape[:2], dtype=torch.bool)
+    return Batch(clip_of(frames, c["captions_ids"], sizes), Targets(masks, annotated))
+
+
+@recordings("e2e_train*.safetensors")
+def test_training_step(path):
+    golden = Recording(path)
+    c = golden.config
+    net, batch = network(c).train(), padded_batch(c)
+    sentences = []
+    net.prompter.register_forward_pre_hook(lambda module, args: sentences.append(args[1].sentence))
+    prediction = net(batch.clip)
+    assert isinstance(prediction, SwitchedPrediction)
+    terms = {**DiceFocal(parity="official").terms(batch, prediction), **CMESupervision().terms(batch, prediction)}
+    total = torch.stack(list(terms.values())).sum()
+    total.backward()
+    golden.check("clip_text_state", sentences[0], **FEATURES[c["rule"]])
+    golden.check("masks", prediction.mask_logits.flatten(0, 1), **MASKS[c["rule"]])
+    golden.check("ious", prediction.iou.flatten(), atol=1e-5)
+    golden.check("object_score_logits", prediction.presence_logits.flatten(), atol=1e-5)
+    golden.check("cme.logits", prediction.switch_logits.flatten(0, 1), atol=1e-5)
+    golden.check("cme.label", CMESupervision().labels(prediction).flatten(), atol=0)
+    for name, ours in {"loss_dice": "dice", "loss_mask": "focal", "CME_loss": "cme"}.items():
+        golden.check(name, terms[ours], atol=1e-5)
+    golden.check("total", total, atol=1e-5)
+    trained = {name: p.grad for name, p in net.named_parameters() if p.grad is not None}
+    gradients, unknown = to_official(trained)
+    assert not unknown and set(gradients) == set(golden.metadata["grad_norm_names"])
+    norms = torch.stack([gradients[name].norm() for name in golden.metadata["grad_norm_names"]])
+    golden.check("grad_norms", norms, atol=1e-9, rtol=2e-3)
+    golden.check("grad_total_norm", norms.norm(), atol=0, rtol=2e-3)
+    buffers, _ = to_official(net.state_dict())
+    for name in golden.arrays:
+        if name.startswith("grad."):
+            # Single elements of sums over all pixels are noisier than their tensor: judge by its norm.
+            error, largest = golden.error(name, gradients[name.removeprefix("grad.")]), golden.arrays[name].abs().max()
+            assert error.norm() <= 2e-3 * golden.arrays[name].double().norm(), name
+            golden.check(name, gradients[name.removeprefix("grad.")], atol=1e-2 * float(largest))
+        if name.startswith("after."):
+            golden.check(name, buffers[name.removeprefix("after.")], **FEATURES[c["rule"]])

@@ -52,7 +52,7 @@ class Sam2Memory(Memory):
         gate_masks: in evaluation an object said to be absent gets an empty mask.
     """
 
-    def __init__(self, conditioning: int = 0, memory_in_training: bool = True, gate_masks: bool = True):
+    def __init__(self, conditioning: int = 0, memory_in_training: bool = True, gate_masks: bool = True) -> None:
         super().__init__()
         self.conditioning = conditioning
         self.memory_in_training = memory_in_training
@@ -143,7 +143,9 @@ def check_sam2(segmenter: Segmenter) -> Sam2:
         ValueError: it has not.
     """
     if not isinstance(segmenter, Sam2):
-        raise ValueError(f"memory: SAM 2's memory needs segmenter Sam2, got {type(segmenter).__name__}; use FrameByFrame")
+        raise ValueError(
+            f"memory: SAM 2's memory needs segmenter Sam2, got {type(segmenter).__name__}; use FrameByFrame"
+        )
     return segmenter
 
 

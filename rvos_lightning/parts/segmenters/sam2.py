@@ -74,7 +74,7 @@ class Sam2(Segmenter):
         size: Sam2Size | None = None,
         pixel_mean: tuple[float, float, float] = (0.485, 0.456, 0.406),
         pixel_std: tuple[float, float, float] = (0.229, 0.224, 0.225),
-    ):
+    ) -> None:
         super().__init__()
         size = size or SIZES[variant]
         stride = size.patch_stride * 4
@@ -117,7 +117,9 @@ class Sam2(Segmenter):
             path = Path(hf_hub_download(repo_id=weights, filename=HUB_FILES[weights]))
         state, own = load_official(path), self.state_dict()
         if not self.object_scores:
-            state = {key: value for key, value in state.items() if key in own or "obj" not in key.rsplit("decoder.")[-1]}
+            state = {
+                key: value for key, value in state.items() if key in own or "obj" not in key.rsplit("decoder.")[-1]
+            }
         missing = [key for key in own if key not in state]
         surplus = [key for key in state if key not in own]
         shapes = [key for key in own if key in state and own[key].shape != state[key].shape]
@@ -139,7 +141,9 @@ class Sam2(Segmenter):
                 self.get_submodule(name).requires_grad_(True)
         # What no language prompt ever reaches would break distributed training if it waited for gradients.
         prompts, decoder = self.sam_prompt_encoder, self.sam_mask_decoder
-        unused_heads = decoder.output_hypernetworks_mlps[:1] if self.multimask else decoder.output_hypernetworks_mlps[1:]
+        unused_heads = (
+            decoder.output_hypernetworks_mlps[:1] if self.multimask else decoder.output_hypernetworks_mlps[1:]
+        )
         for module in (prompts.point_embeddings, prompts.mask_downscaling, decoder.iou_prediction_head, unused_heads):
             module.requires_grad_(False)
         self.mask_downsample.requires_grad_(False)
@@ -147,9 +151,7 @@ class Sam2(Segmenter):
 
     # Image encoder
 
-    def encode(
-        self, images: Float[Tensor, "images 3 height width"], after_stage: StageHook | None = None
-    ) -> Pyramid:
+    def encode(self, images: Float[Tensor, "images 3 height width"], after_stage: StageHook | None = None) -> Pyramid:
         """Features at strides 4, 8 and 16 (the finer two already through the decoder's own 1x1 convs).
 
         A hook may return more images than it got (one per expression instead of one per video): the levels taken
@@ -205,7 +207,7 @@ class Sam2(Segmenter):
         return self.sam_prompt_encoder.get_dense_pe()
 
     def queries(self, tokens: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch queries dim"]:
-        """Decoder tokens, then the sparse prompt: two empty points (SAM 2 always sends them) and the language tokens."""
+        """Decoder tokens, then the sparse prompt: two empty points (SAM 2 always sends them) and the language."""
         decoder = self.sam_mask_decoder
         score = [decoder.obj_score_token.weight] if self.object_scores else []
         empty = self.sam_prompt_encoder.not_a_point_embed.weight

@@ -31,7 +31,7 @@ class ClipText(TextEncoder):
         tokenizer: str | Tokenizer | None = None,
         size: TextSize = CLIP_B,
         frozen: bool = True,
-    ):
+    ) -> None:
         super().__init__()
         from transformers import CLIPTextConfig, CLIPTextModel
 

@@ -43,7 +43,9 @@ class TextEncoder(nn.Module, ABC):
         ids = [self.tokenizer(text) for text in expressions]
         longest = max(map(len, ids))
         if longest > self.longest:
-            raise ValueError(f"expression of {longest} tokens, the text encoder reads at most {self.longest}; shorten it")
+            raise ValueError(
+                f"expression of {longest} tokens, the text encoder reads at most {self.longest}; shorten it"
+            )
         pad = self.tokenizer.pad
         device = next(self.parameters()).device
         padded = torch.tensor([row + [pad] * (longest - len(row)) for row in ids], device=device)

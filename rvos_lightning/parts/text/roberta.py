@@ -54,7 +54,7 @@ class Roberta(TextEncoder):
         size: TextSize = TextSize(),  # noqa: B008 (frozen)
         frozen: bool = True,
         frozen_dropout: bool = False,
-    ):
+    ) -> None:
         super().__init__()
         from transformers import RobertaConfig, RobertaModel
 
@@ -82,8 +82,8 @@ class Roberta(TextEncoder):
             self.model = RobertaModel(config, add_pooling_layer=False)
         if self.tokenizer.size > self.model.config.vocab_size:
             raise ValueError(
-                f"Roberta: the tokenizer has {self.tokenizer.size} ids, the embedding {self.model.config.vocab_size} rows; "
-                "give the tokenizer of these weights, or size.vocabulary 0"
+                f"Roberta: the tokenizer has {self.tokenizer.size} ids, the embedding {self.model.config.vocab_size} "
+                "rows; give the tokenizer of these weights, or size.vocabulary 0"
             )
         self.width, self.depth = self.model.config.hidden_size, self.model.config.num_hidden_layers
         self.model.train()

@@ -31,7 +31,7 @@ class HubTokenizer(Tokenizer):
         source: a folder, or a hub id such as roberta-base.
     """
 
-    def __init__(self, source: str):
+    def __init__(self, source: str) -> None:
         from transformers import AutoTokenizer
 
         self.source = source
@@ -56,7 +56,7 @@ class WordTokenizer(Tokenizer):
 
     START, PAD, END, FIRST = 0, 1, 2, 3
 
-    def __init__(self, words: Sequence[str] = (), buckets: int = 512):
+    def __init__(self, words: Sequence[str] = (), buckets: int = 512) -> None:
         if buckets < 1:
             raise ValueError(f"WordTokenizer buckets {buckets}; give at least 1 for unknown words")
         self.words = {word: self.FIRST + index for index, word in enumerate(words)}

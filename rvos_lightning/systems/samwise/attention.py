@@ -12,7 +12,7 @@ class FusedAttention(nn.MultiheadAttention):
     default: 2 GB in the first adapter at 1024 px).
     """
 
-    def __init__(self, dim: int, heads: int, dropout: float = 0.0):
+    def __init__(self, dim: int, heads: int, dropout: float = 0.0) -> None:
         super().__init__(dim, heads, dropout=dropout, batch_first=True)
 
     def forward(  # type: ignore[override]

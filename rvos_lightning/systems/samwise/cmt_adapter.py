@@ -44,11 +44,15 @@ class CMTAdapter(Adapter):
         selective: bool = True,
         dropout: float = 0.1,
         parity: Literal["fixed", "official"] = "fixed",
-    ):
+    ) -> None:
         super().__init__()
         self.text, self.channels, self.stages, self.parity = text, tuple(channels), sorted(stages), parity
         self.boundaries = (0, *text_layers)
-        if len(text_layers) != len(channels) or text_layers[-1] != text.depth or list(text_layers) != sorted(text_layers):
+        if (
+            len(text_layers) != len(channels)
+            or text_layers[-1] != text.depth
+            or list(text_layers) != sorted(text_layers)
+        ):
             raise ValueError(
                 f"CMTAdapter text_layers {list(text_layers)}: need {len(channels)} rising numbers ending at the text "
                 f"encoder's depth {text.depth}"
@@ -78,7 +82,9 @@ class CMTAdapter(Adapter):
         pyramid = segmenter.encode(frames, walk.after_stage)
         words = self.text.finish(walk.words)
         return Features(
-            pyramid=tuple(walk.per_item(level, stage).unflatten(0, (len(clip), -1)) for stage, level in enumerate(pyramid)),
+            pyramid=tuple(
+                walk.per_item(level, stage).unflatten(0, (len(clip), -1)) for stage, level in enumerate(pyramid)
+            ),
             words=words,
             word_mask=torch.ones_like(ids, dtype=torch.bool) if real is None else real,
             sentence=self.text.sentence(words, ids),
@@ -88,7 +94,7 @@ class CMTAdapter(Adapter):
 class _Walk:
     """One pass through trunk and text: holds the words between two stages."""
 
-    def __init__(self, adapter: CMTAdapter, clip: Clip, real: Tensor | None, words: Tensor):
+    def __init__(self, adapter: CMTAdapter, clip: Clip, real: Tensor | None, words: Tensor) -> None:
         self.adapter, self.clip, self.real, self.words = adapter, clip, real, words
         videos = clip.frames.shape[0]
         self.one_to_one = videos == len(clip) and clip.video.tolist() == list(range(videos))

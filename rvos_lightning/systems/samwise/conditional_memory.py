@@ -50,8 +50,8 @@ class ConditionalMemory(Memory):
         dim: width of pointers and decoder tokens (the segmenter's prompt_dim).
         switching: consult the Conditional Memory Encoder; off, only SAM 2's memory is left.
         window: the encoder is first consulted at frame `window` + 1, and again `window` - 1 frames after a switch.
-        switch: what a switch writes to memory: memory-less logits times 10 where positive (`reweight`), the mean of both
-            (`avg`) or the memory-less logits (`all_mask`).
+        switch: what a switch writes to memory: memory-less logits times 10 where positive (`reweight`), the mean of
+            both (`avg`) or the memory-less logits (`all_mask`).
         heads: of the encoder's attention.
         hidden: width of its feed-forward layer.
         dropout: in its block.
@@ -69,7 +69,7 @@ class ConditionalMemory(Memory):
         hidden: int = 128,
         dropout: float = 0.1,
         parity: Literal["fixed", "official"] = "fixed",
-    ):
+    ) -> None:
         super().__init__()
         self.window, self.switch, self.parity = window, switch, parity
         self.bank = Sam2Memory()
@@ -183,7 +183,7 @@ class ConditionalMemoryEncoder(nn.Module):
     The pointer is projected and gated, the memory-less token raw, and there is no position code (official code).
     """
 
-    def __init__(self, dim: int, heads: int, hidden: int, dropout: float):
+    def __init__(self, dim: int, heads: int, hidden: int, dropout: float) -> None:
         super().__init__()
         self.decision_token = nn.Embedding(1, dim)
         self.self_attn = FusedAttention(dim, heads, dropout)

@@ -24,10 +24,10 @@ class CrossModalTemporal(nn.Module):
         dropout: of that attention.
     """
 
-    def __init__(self, channels: int, text_width: int, dim: int, heads: int, patch: int | None, dropout: float):
+    def __init__(self, channels: int, text_width: int, dim: int, heads: int, patch: int | None, dropout: float) -> None:
         super().__init__()
         self.down = nn.Sequential(nn.Conv2d(channels, dim, 1, bias=False), nn.BatchNorm2d(dim))
-        # A transposed convolution only for its weight layout and initialisation; `forward` applies it as an ordinary one.
+        # A transposed convolution only for its weight layout and initialisation; `forward` applies it as a plain one.
         self.up = nn.Sequential(nn.ConvTranspose2d(dim, channels, 1, bias=False), nn.BatchNorm2d(channels))
         self.text_down = nn.Linear(text_width, dim, bias=False)
         self.text_up = nn.Linear(dim, text_width, bias=False)
@@ -64,7 +64,7 @@ class CrossModalTemporal(nn.Module):
 class SelectiveAttention(nn.Module):
     """Hierarchical Selective Attention: self-attention inside tubes of patch x patch cells over all frames."""
 
-    def __init__(self, dim: int, heads: int, patch: int, dropout: float):
+    def __init__(self, dim: int, heads: int, patch: int, dropout: float) -> None:
         super().__init__()
         self.patch = patch
         self.place = nn.Parameter(nn.init.trunc_normal_(torch.empty(patch * patch, dim), std=0.02))

@@ -19,7 +19,7 @@ class MotionPrompter(Prompter):
         prompt_dim: width of the segmenter's prompt tokens.
     """
 
-    def __init__(self, text_dim: int = 768, prompt_dim: int = 256):
+    def __init__(self, text_dim: int = 768, prompt_dim: int = 256) -> None:
         super().__init__()
         self.project_text = PromptMLP(text_dim, prompt_dim)
 
@@ -38,7 +38,7 @@ class MotionPrompter(Prompter):
 class PromptMLP(nn.Module):
     """Three linear layers with ReLU between (official project_text)."""
 
-    def __init__(self, text_dim: int, prompt_dim: int):
+    def __init__(self, text_dim: int, prompt_dim: int) -> None:
         super().__init__()
         widths = (text_dim, prompt_dim, prompt_dim, prompt_dim)
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))

@@ -1,7 +1,7 @@
 """Checkpoints of ClaudiaCuttano/SAMWISE in and out.
 
-    python -m rvos_lightning.weights samwise official.pth ours.safetensors
-    python -m rvos_lightning.weights samwise ours.safetensors official.pth --export
+python -m rvos_lightning.weights samwise official.pth ours.safetensors
+python -m rvos_lightning.weights samwise ours.safetensors official.pth --export
 """
 
 import argparse
@@ -41,7 +41,7 @@ ADAPTER = {  # inside an adapter: official -> ours
     "hsa.linear.": "selective.linear.",
     "spatial_pos_embed": "selective.place",
 }
-PREFIXES = {  # official -> ours, the first that fits wins
+PREFIXES = {  # official -> ours; in both directions the first that fits wins, so the longer stand first
     TEXT + "embed_tokens.": OUR_TEXT + "embeddings.word_embeddings.",
     TEXT + "embed_positions.": OUR_TEXT + "embeddings.position_embeddings.",
     TEXT + "layernorm_embedding.": OUR_TEXT + "embeddings.LayerNorm.",
@@ -52,9 +52,9 @@ PREFIXES = {  # official -> ours, the first that fits wins
     },
     "sam.sam_prompt_encoder.project_text.": "prompter.project_text.",
     "sam.": "segmenter.",
-    CME + "transformerBlock.": "memory.encoder.",
     CME + "decision_class_head.": "memory.encoder.decision_head.",
     CME + "decision_token.": "memory.encoder.decision_token.",
+    CME + "transformerBlock.": "memory.encoder.",
     **{  # adapter i stands after trunk stage i + 1 (official flag fusion_stages 1 2 3)
         f"cmt_adapters.{i}.{theirs}": f"adapter.adapters.{i + 1}.{ours}"
         for i in range(3)
@@ -121,7 +121,8 @@ def export_official(source: Path | str, destination: Path | str) -> str:
     destination = Path(destination)
     destination.parent.mkdir(parents=True, exist_ok=True)
     torch.save({"model": {**filler, **official}}, destination)
-    return f"variant   {describe(official)}\nwritten   {len(official)} keys, and {len(filler)} the official model never uses"
+    written = f"{len(official)} keys, and {len(filler)} the official model never uses"
+    return f"variant   {describe(official)}\nwritten   {written}"
 
 
 def to_official(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:

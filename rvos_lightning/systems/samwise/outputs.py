@@ -17,7 +17,7 @@ class SwitchedPrediction(Prediction):
         switch_ran: False where an item's CME was not consulted at that frame (too early, or cooling down).
         switch_logits: classes "keep" and "the sentence now fits another object".
         memoryless_logits: masks of the memory-less pass at those frames, like `mask_logits`, without gradient.
-        memoryless_presence_logits: is the object there, according to the memory-less pass; None where SAM 2 does not say.
+        memoryless_presence_logits: is the object there, says the memory-less pass; None without object scores.
     """
 
     switch_frames: tuple[int, ...] = ()
