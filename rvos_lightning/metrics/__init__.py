@@ -1,0 +1,33 @@
+"""Metrics of masks: exact functions (`region_boundary`, `overlap`) and one torchmetrics class a protocol.
+
+Names are imported when first asked for, so that `--help` stays quick.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_WHERE = {
+    "A2D": "images",
+    "DAVISSemi": "objects",
+    "DAVISUnsupervised": "assigned",
+    "FullTargets": "rows",
+    "GRefCOCO": "images",
+    "JAndF": "expressions",
+    "LongRVOS": "expressions",
+    "MOSEv2": "mose",
+    "MeViS": "expressions",
+    "RefCOCO": "images",
+    "RefDAVISA": "assigned",
+    "RefDAVISB": "expressions",
+    "RefYouTubeVOS": "expressions",
+    "RefZOM": "images",
+    "ReVOS": "revos",
+    "SAV": "objects",
+    "YouTubeVOS": "objects",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"rvos_lightning.metrics has no {name!r}; it has {', '.join(_WHERE)}")
+    return getattr(import_module(f"rvos_lightning.metrics.{_WHERE[name]}"), name)

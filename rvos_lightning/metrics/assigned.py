@@ -1,0 +1,168 @@
+"""Protocols in which predictions are assigned to objects: DAVIS-2017 unsupervised, Ref-DAVIS17 protocol A."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from rvos_lightning.metrics.objects import ObjectRows, grouped
+from rvos_lightning.metrics.region_boundary import frame_counts
+from rvos_lightning.metrics.rows import Scores, Unit, by_subset, mean
+from rvos_lightning.types import ClipMeta, Targets
+
+MAX_PROPOSALS = 20
+BACKGROUND = 0.1
+
+
+class DAVISUnsupervised(ObjectRows):
+    """DAVIS-2017 unsupervised: predictions of a sequence are matched to its objects by Hungarian assignment.
+
+    All items of a sequence must come in one batch (`items_per_video_eval: null`), since every prediction is compared
+    with every object. An item with `group["proposal"]` true has a mask but no object; void comes in
+    `FullTargets.void`. All frames count; an object without a prediction scores as an empty one.
+    """
+
+    rule = "DAVIS-2017 unsupervised: mean over objects after Hungarian assignment, all frames, void left out"
+
+    def update(
+        self, masks: Bool[Tensor, "batch time height width"], targets: Targets, meta: Sequence[ClipMeta]
+    ) -> None:
+        """Count every pair of the window; see `FrameRows.update`."""
+        self._check(masks, targets, meta)
+        keys = self._keys(meta)
+        void = getattr(targets, "void", None)
+        for items in together(meta).values():
+            frames = targets.annotated[items].any(0).cpu()
+            own = torch.tensor([index for index in items if not meta[index].group.get("proposal")])
+            for index in items:
+                chosen = frames[None].expand(len(own), -1)
+                truth = targets.masks[own][:, frames].flatten(0, 1)
+                predicted = masks[index, frames].repeat(len(own), 1, 1)
+                none = None if void is None else void[index, frames].repeat(len(own), 1, 1)
+                counts = frame_counts(truth, predicted, none)
+                gt_meta = [meta[i] for i in own.tolist()]
+                self._append([keys[i] for i in own.tolist()], [keys[index]] * len(own), chosen, gt_meta, counts)
+
+    def scored(self, units: list[Unit]) -> list[Unit]:
+        """The matched pairs in the order the tool lists them: by the prediction's place."""
+        return [unit for own in grouped(units, _sequence) for unit in assign(own)]
+
+    def row(self, unit: Unit) -> dict[str, Any]:
+        """Adds the item whose masks were assigned."""
+        return {**super().row(unit), "assigned": unit.other or unit.item, **_annotator(unit)}
+
+
+class RefDAVISA(DAVISUnsupervised):
+    """Ref-DAVIS17 as ReferFormer, SgMg and SAMWISE score it: the four annotators' objects are merged to one id map
+    each, scored by the unsupervised DAVIS program (so swapped expressions cost nothing), and averaged.
+
+    Facts: `group["annotator"]` and `group["object"]` (ref_davis gives both). All expressions of a video must come in
+    one batch. Masks are booleans, of which the lowest object number wins an overlap, or probabilities at original
+    size, merged exactly as published: below 0.5 nothing, background 0.1, the largest wins, ties to the lowest.
+    """
+
+    rule = (
+        "Ref-DAVIS17 protocol A (ReferFormer, SAMWISE): per annotator id maps, DAVIS unsupervised with Hungarian "
+        "assignment, mean over objects, then over annotators"
+    )
+
+    def update(
+        self,
+        masks: Bool[Tensor, "batch time height width"] | Float[Tensor, "batch time height width"],
+        targets: Targets,
+        meta: Sequence[ClipMeta],
+    ) -> None:
+        """Merge each annotator's objects, then count every pair; see `FrameRows.update`."""
+        self._check(masks, targets, meta)
+        merged = torch.zeros(masks.shape, dtype=torch.bool, device=masks.device)
+        for items in together(meta).values():
+            order = sorted(items, key=lambda index: (int(meta[index].group.get("object", index)), index))
+            merged[order] = merge_objects(masks[order])
+        super().update(merged, targets, meta)
+
+    def compute(self) -> Scores:
+        """Mean of the annotators' scores, and each annotator's as subset `annotator_<n>`."""
+        units = self.scored(self.units())
+        named = [replace(u, subsets=(*u.subsets, f"annotator_{u.group.get('annotator', 0)}")) for u in units]
+        return by_subset(named, self.score)
+
+    def score(self, units: list[Unit]) -> dict[str, float]:
+        """Mean over annotators of the mean over objects."""
+        runs = [super(RefDAVISA, self).score(own) for own in grouped(units, lambda u: u.group.get("annotator", 0))]
+        return {key: mean(run[key] for run in runs) for key in (runs or [super().score([])])[0]}
+
+
+def together(meta: Sequence[ClipMeta]) -> dict[tuple[Any, ...], list[int]]:
+    """Batch indices of items that are matched among themselves: one video, one annotator."""
+    groups = defaultdict(list)
+    for index, entry in enumerate(meta):
+        groups[entry.source, entry.video, entry.group.get("annotator")].append(index)
+    return dict(groups)
+
+
+def merge_objects(masks: Tensor) -> Bool[Tensor, "objects time height width"]:
+    """Objects' masks or probabilities [objects, time, height, width] without overlap."""
+    if masks.dtype == torch.bool:
+        return masks & (masks.cumsum(0) == 1)
+    probabilities = torch.where(masks < 0.5, 0.0, masks.float())
+    best, which = probabilities.max(0)
+    first = (probabilities == best).int().argmax(0)  # ties go to the lowest object on every device
+    which = torch.where(best > BACKGROUND, first, -1)
+    return which == torch.arange(len(masks), device=masks.device)[:, None, None, None]
+
+
+def assign(units: list[Unit]) -> list[Unit]:
+    """The pairs of one sequence that maximise the summed J&F; objects left over keep an empty prediction.
+
+    Raises:
+        ValueError: too many proposals, or pairs are missing since the sequence came in several batches.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    predicted = sorted({u.other or u.item for u in units}, key=_natural)
+    objects = sorted({u.item for u in units}, key=_natural)
+    pairs = {(u.other or u.item, u.item): u for u in units}
+    if len(pairs) != len(predicted) * len(objects):
+        raise ValueError(
+            f"{units[0].video}: only {len(pairs)} of {len(predicted)} x {len(objects)} pairs of prediction and object "
+            "were seen; score all items of a video in one batch (data.items_per_video_eval: null)"
+        )
+    if len(predicted) > MAX_PROPOSALS:
+        raise ValueError(f"{units[0].video}: {len(predicted)} proposals; the protocol allows {MAX_PROPOSALS}")
+    value = np.zeros((max(len(predicted), len(objects)), len(objects)))
+    for i, name in enumerate(predicted):
+        value[i, : len(objects)] = [(mean(pairs[name, o].j) + mean(pairs[name, o].f)) / 2 for o in objects]
+    rows, columns = linear_sum_assignment(-value)
+    return [
+        pairs[predicted[row], objects[column]]
+        if row < len(predicted)
+        else _unpredicted(pairs[predicted[0], objects[column]])
+        for row, column in zip(rows.tolist(), columns.tolist(), strict=True)
+    ]
+
+
+def _unpredicted(unit: Unit) -> Unit:
+    """The object against an empty mask."""
+    counts = unit.counts.copy()
+    empty = counts[:, 2] == 0
+    nothing = (counts[:, 6] == 0).astype(np.float64)
+    counts[:, [0, 3, 4, 5, 7]] = 0
+    counts[:, 1] = counts[:, 6]
+    return replace(unit, counts=counts, j=nothing, f=empty.astype(np.float64), other="(none)")
+
+
+def _sequence(unit: Unit) -> tuple[Any, ...]:
+    return unit.source, unit.video, unit.group.get("annotator")
+
+
+def _annotator(unit: Unit) -> dict[str, Any]:
+    return {key: unit.group[key] for key in ("annotator", "object") if key in unit.group}
+
+
+def _natural(name: str) -> tuple[int, int, str]:
+    return (0, int(name), "") if name.isdecimal() else (1, 0, name)

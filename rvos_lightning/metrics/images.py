@@ -1,0 +1,218 @@
+"""Metrics of sentences on single frames: A2D and JHMDB, RefCOCO, gRefCOCO, Ref-ZOM."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from rvos_lightning.metrics.average_precision import mask_ap
+from rvos_lightning.metrics.overlap import (
+    THRESHOLDS,
+    generalised,
+    iou,
+    iou_float32,
+    overlap_counts,
+    precision_at,
+    ratio,
+)
+from rvos_lightning.metrics.region_boundary import COUNTS
+from rvos_lightning.metrics.rows import FrameRows, Unit, mean, pick
+from rvos_lightning.types import ClipMeta, Targets
+
+EXTRA = ("no_target", "score_bits")
+CANDIDATES = 1 << 10
+
+
+class OverlapRows(FrameRows):
+    """Metrics of overlap alone; every annotated frame of an item is a sample (an image is a video of one frame)."""
+
+    columns = COUNTS + EXTRA
+
+    def update(
+        self,
+        masks: Bool[Tensor, "batch time height width"],
+        targets: Targets,
+        meta: Sequence[ClipMeta],
+        no_target: Bool[Tensor, "batch"] | None = None,
+    ) -> None:
+        """Count one window; `no_target` is a head's own word, else an empty mask says it."""
+        self._check(masks, targets, meta)
+        chosen = targets.annotated
+        counts = self._overlap(pick(targets.masks, chosen), pick(masks, chosen))
+        if no_target is not None:
+            counts[:, -2] = no_target.to(counts.device).repeat_interleave(chosen.sum(1).to(counts.device))
+        keys = self._keys(meta)
+        self._append(keys, keys, chosen, meta, counts)
+
+    def _overlap(
+        self, target: Bool[Tensor, "frames height width"], prediction: Bool[Tensor, "frames height width"]
+    ) -> Int64[Tensor, "frames columns"]:
+        """`columns`, boundary counts 0, flag unknown (-1), score 1."""
+        overlap = overlap_counts(target, prediction)
+        counts = torch.zeros(len(overlap), len(self.columns), dtype=torch.int64, device=overlap.device)
+        counts[:, [0, 1, 6, 7]] = overlap
+        counts[:, -2], counts[:, -1] = -1, _bits(torch.ones(1, dtype=torch.float64))[0]
+        return counts
+
+    def row(self, unit: Unit) -> dict[str, Any]:
+        """Mean IoU and pixels of the item's samples."""
+        inter, union, gt, predicted = unit.counts[:, [0, 1, 6, 7]].T
+        sums = {"inter": inter.sum(), "union": union.sum(), "area_gt": gt.sum(), "area_pred": predicted.sum()}
+        values = {name: int(value) for name, value in sums.items()}
+        return {**unit.names, "frames": len(unit.frames), "iou": mean(iou(inter, union, 1.0)), **values}
+
+
+class RefCOCO(OverlapRows):
+    """RefCOCO, RefCOCO+, RefCOCOg: `o_iou` = sum I / sum U (others print it as cIoU), `m_iou`, `p@0.5` to `p@0.9`.
+
+    Every sentence of a split is a sample, at original size.
+
+    Args:
+        strict: count IoU above a threshold (ReferFormer, CRIS) instead of at least at it (LAVT, ReLA).
+        empty: IoU of a sample with neither truth nor mask.
+    """
+
+    def __init__(self, strict: bool = False, empty: float = 0.0) -> None:
+        super().__init__()
+        self.strict, self.empty = strict, empty
+        sign = ">" if strict else ">="
+        self.rule = f"RefCOCO: oIoU (= cIoU) = sum I / sum U, mIoU = mean over sentences, P@K: IoU {sign} K"
+
+    def score(self, units: list[Unit]) -> dict[str, float]:
+        """Scores over all samples."""
+        inter, union = stacked(units)[:, :2].T
+        each = iou(inter, union, self.empty)
+        precisions = precision_at(each, THRESHOLDS, self.strict)
+        return {"o_iou": ratio(inter.sum(), union.sum()), "m_iou": mean(each), **precisions}
+
+
+class GRefCOCO(OverlapRows):
+    """gRefCOCO as ReLA's evaluator: `g_iou`, `c_iou`, `n_acc`, `t_acc`, `p@0.7` to `p@0.9`.
+
+    Truth has no target where the subset "no_target" says so or its mask is empty. A prediction says "no target" by
+    the flag given to `update`, else by a mask of fewer than `empty_pixels` pixels.
+
+    Args:
+        empty_pixels: 1 = only an empty mask; the paper clears masks below 50 pixels of methods without a head.
+    """
+
+    def __init__(self, empty_pixels: int = 1) -> None:
+        super().__init__()
+        self.empty_pixels = empty_pixels
+        self.rule = (
+            "gRefCOCO: gIoU = mean IoU over samples (no target on both sides 1), cIoU = sum I / sum U, N-acc and T-acc "
+            f"by the no-target head, else by masks below {empty_pixels} pixels"
+        )
+
+    def score(self, units: list[Unit]) -> dict[str, float]:
+        """Scores over all samples."""
+        counts = stacked(units)
+        flags = [np.full(len(u.frames), "no_target" in u.subsets) for u in units]
+        gt_none = np.concatenate([*flags, np.zeros(0, bool)]) | (counts[:, 6] == 0)
+        small = counts[:, 7] < self.empty_pixels
+        said = np.where(counts[:, -2] < 0, small, counts[:, -2] == 1)
+        silent = (counts[:, -2] < 0) & small  # without a head the small mask is cleared
+        inter = np.where(gt_none | silent, 0, counts[:, 0])
+        union = np.where(silent, counts[:, 6], np.where(gt_none, counts[:, 7], counts[:, 1]))
+        return generalised(inter, union, gt_none, said)
+
+
+class RefZOM(OverlapRows):
+    """Ref-ZOM: `o_iou`, `m_iou`, P@K over samples with targets; `acc` = share of the others with not one pixel.
+
+    A sample has no target where `group["source"]` is "zero" or a subset "no_target" says so.
+    """
+
+    rule = "Ref-ZOM: oIoU, mIoU, P@K over one-to-one and one-to-many samples, Acc over samples without target"
+
+    def score(self, units: list[Unit]) -> dict[str, float]:
+        """The two groups never mix."""
+        zero = [unit for unit in units if unit.group.get("source") == "zero" or "no_target" in unit.subsets]
+        inter, union = stacked([unit for unit in units if not any(unit is other for other in zero)])[:, :2].T
+        each = iou(inter, union, 0.0)
+        scores = {
+            "o_iou": ratio(inter.sum(), union.sum()),
+            "m_iou": mean(each),
+            **precision_at(each, THRESHOLDS, False),
+        }
+        return {**scores, "acc": mean(stacked(zero)[:, 7] == 0)}
+
+
+class A2D(OverlapRows):
+    """A2D-Sentences and JHMDB-Sentences: `map` (COCO mask AP), `p@0.5` to `p@0.9`, `o_iou`, `m_iou`.
+
+    Precision and IoU look at the best scored candidate (the later one of equals), IoU in float32 and strictly above
+    the threshold, as ReferFormer compares. AP ties are broken by the image id, v_<video>_f_<frame>_i_<item>.
+
+    Args:
+        dataset: names the rule; both sets are scored alike.
+    """
+
+    def __init__(self, dataset: Literal["A2D-Sentences", "JHMDB-Sentences"] = "A2D-Sentences") -> None:
+        super().__init__()
+        self.rule = f"{dataset}: mAP 0.5:0.95, P@K of IoU > K, oIoU = sum I / sum U, mIoU = mean over samples"
+
+    def update(
+        self,
+        masks: Bool[Tensor, "batch time height width"],
+        targets: Targets,
+        meta: Sequence[ClipMeta],
+        candidates: Bool[Tensor, "batch time candidates height width"] | None = None,
+        scores: Float[Tensor, "batch time candidates"] | None = None,
+    ) -> None:
+        """Count one window; several scored candidates replace `masks`."""
+        self._check(masks, targets, meta)
+        candidates = masks[:, :, None] if candidates is None else candidates
+        scores = torch.ones(candidates.shape[:3], dtype=torch.float64) if scores is None else scores
+        keys, chosen = self._keys(meta), targets.annotated
+        truth = pick(targets.masks, chosen)
+        for number in range(candidates.shape[2]):
+            counts = self._overlap(truth, pick(candidates[:, :, number], chosen))
+            counts[:, -1] = _bits(pick(scores[:, :, number], chosen.to(scores.device)).double()).to(counts.device)
+            counts[:, -2] = number
+            self._append([key for key in keys], keys, chosen, [_numbered(m, number) for m in meta], counts)
+
+    def score(self, units: list[Unit]) -> dict[str, float]:
+        """Scores over all samples."""
+        samples = sorted(((name, rows) for u in units for name, rows in _samples(u)), key=lambda s: s[0])
+        best = np.array([rows[_best(rows)] for _, rows in samples]).reshape(-1, len(self.columns))
+        each = iou_float32(best[:, 0], best[:, 1])
+        scores = {**precision_at(each, THRESHOLDS, strict=True), "o_iou": ratio(best[:, 0].sum(), best[:, 1].sum())}
+        counts = np.concatenate([*(rows for _, rows in samples), np.zeros((0, len(self.columns)), np.int64)])
+        image = np.repeat(np.arange(len(samples)), [len(rows) for _, rows in samples])
+        precision = mask_ap(image, _floats(counts[:, -1]), *counts[:, [0, 1, 6, 7]].T)
+        return {**precision, **scores, "m_iou": mean(each.astype(np.float64))}
+
+
+def stacked(units: list[Unit]) -> np.ndarray:
+    """Rows of all samples [samples, columns]."""
+    return np.concatenate([*(u.counts for u in units), np.zeros((0, len(COUNTS + EXTRA)), np.int64)])
+
+
+def _samples(unit: Unit) -> list[tuple[str, np.ndarray]]:
+    """Each frame's image id and candidates."""
+    frames = unit.frames // CANDIDATES
+    return [(f"v_{unit.video}_f_{frame}_i_{unit.item}", unit.counts[frames == frame]) for frame in np.unique(frames)]
+
+
+def _best(rows: np.ndarray) -> int:
+    """The last after an ascending stable sort by score."""
+    return int(np.argsort(_floats(rows[:, -1]), kind="stable")[-1])
+
+
+def _numbered(meta: ClipMeta, candidate: int) -> ClipMeta:
+    from dataclasses import replace
+
+    return replace(meta, positions=tuple(position * CANDIDATES + candidate for position in meta.positions))
+
+
+def _bits(values: Tensor) -> Tensor:
+    """float64 as int64 of the same bits, to travel in an integer row."""
+    return values.contiguous().view(torch.int64)
+
+
+def _floats(bits: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(bits).view(np.float64)
