@@ -97,13 +97,13 @@ class ImageFrames(FrameSource):
     """One image file a frame: `<video>/<frame><suffix>`, or `<frame><suffix>` for still images."""
 
     def __init__(self, tree: FileTree, suffix: str = ".jpg", still: bool = False) -> None:
-        """Files of `tree`; `still`: a video is one picture and its frame the whole file name."""
+        """Files of `tree`; `still`: a video is one picture, its frame's name is the file's."""
         self.tree, self.suffix, self.still = tree, suffix, still
 
     def file(self, video: Video, position: int) -> str:
         """File name, below the tree, of a frame."""
         frame = video.frames[position]
-        return frame if self.still else f"{video.id}/{frame}{self.suffix}"
+        return f"{frame}{self.suffix}" if self.still else f"{video.id}/{frame}{self.suffix}"
 
     def read(self, video: Video, positions: Sequence[int]) -> UInt8[Tensor, "time 3 height width"]:
         """See `FrameSource.read`."""
@@ -130,7 +130,7 @@ class ImageFrames(FrameSource):
     def missing(self, video: Video) -> list[str]:
         """See `FrameSource.missing`."""
         if self.still:
-            return [] if self.tree.exists(video.frames[0]) else [video.frames[0]]
+            return [] if self.tree.exists(self.file(video, 0)) else [self.file(video, 0)]
         there = set(self.tree.names(video.id))
         return [f"{video.id}/{f}{self.suffix}" for f in video.frames if f + self.suffix not in there]
 

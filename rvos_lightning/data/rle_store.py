@@ -94,6 +94,10 @@ class RleStore:
         """Pixels inside an annotation on each frame; `ABSENT` where the file held null."""
         return np.asarray(self._area[self._first[row] : self._first[row + 1]])
 
+    def first_areas(self, rows: Int64[np.ndarray, "rows"]) -> Int64[np.ndarray, "rows"]:
+        """Pixels inside annotations on their first frame; `ABSENT` where the file held null."""
+        return self._area[self._first[rows]].astype(np.int64)
+
     def seen(self, rows: Sequence[int]) -> Bool[np.ndarray, "frames"]:
         """Frames on which any of some annotations of one video covers a pixel."""
         return np.any([self.areas(row) > 0 for row in rows], axis=0)
