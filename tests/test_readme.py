@@ -1,0 +1,73 @@
+"""Every command the README shows runs: ours in process with few steps, make targets dry, installation as make does it."""
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BLOCKS = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+LINES = [line.split("  #")[0].strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
+OURS = [line for line in LINES if "-m rvos_lightning" in line]
+FIT = ["--trainer.max_steps", "2", "--trainer.limit_val_batches", "1", "--trainer.val_check_interval", "2",
+       "--trainer.check_val_every_n_epoch", "null", "--trainer.accelerator", "cpu", "--data.batch_size", "1",
+       "--trainer.num_sanity_val_steps", "0", "--callbacks.progress", "null"]  # fmt: skip
+
+
+def test_every_line_is_of_a_kind_that_is_tested():
+    known = ("make ", "python3 -m venv", ".venv/bin/python -m pip install", ".venv/bin/python -m pytest")
+    assert [line for line in LINES if line not in OURS and not line.startswith(known)] == []
+
+
+@pytest.mark.parametrize("line", [line for line in LINES if line.startswith("make ")])
+def test_make_targets_exist(line):
+    words = shlex.split(line)
+    done = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_plain_commands_are_those_of_make():
+    install = next(line for line in LINES if " pip install" in line)
+    makefile = (ROOT / "Makefile").read_text()
+    assert all(word in makefile for word in ("--constraint constraints.txt", "'.[dev]'")) and "constraints.txt" in install
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The checkpoint that later commands of the README start from."""
+    folder = tmp_path_factory.mktemp("trained")
+    from rvos_lightning.cli import main
+
+    main(["fit", "-c", str(ROOT / "configs" / "samwise.yaml"), *FIT, "--trainer.default_root_dir", str(folder)])
+    return folder / "checkpoints" / "last.ckpt"
+
+
+@pytest.mark.parametrize("line", OURS, ids=lambda line: line.split("-m ")[1][:60])
+@pytest.mark.filterwarnings("ignore")
+def test_command_runs(line, run, trained, tmp_path, monkeypatch):
+    words = shlex.split(line)
+    module, words = words[2], words[3:]
+    if module != "rvos_lightning":
+        run_module(module, words, tmp_path)
+        return
+    words = [str(trained) if word.endswith("last.ckpt") else word for word in words]
+    if "--print_config" in words:
+        with pytest.raises(SystemExit) as stop:
+            run(*words)
+        assert stop.value.code in (0, None)
+    else:
+        cli = run(*words, *(FIT if words[0] == "fit" else ["--callbacks.progress", "null"]))
+        assert cli.trainer.state.finished
+    if words[0] == "predict":
+        made = {path.name for path in (tmp_path / "run" / "predictions").rglob("*")}
+        assert {"overlay.mp4", "contact_sheet.png", "record.json", "masks"} <= made
+
+
+def run_module(module, words, folder):
+    import sys
+
+    words = [str(folder / word) if word.startswith("shapes_as") else word for word in words]
+    done = subprocess.run([sys.executable, "-m", module, *words], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
