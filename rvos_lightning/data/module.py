@@ -10,6 +10,7 @@ from rvos_lightning.data.collate import Collate
 from rvos_lightning.data.reader import DataError, Reader
 from rvos_lightning.data.sampler import DrawSampler, EvaluationLoader, ResumableLoader, ShareSampler
 from rvos_lightning.data.sampling import ClipSampling, Contiguous
+from rvos_lightning.data.shuffled import ShuffledExpressions
 from rvos_lightning.data.transforms import Augmentation, Resize
 from rvos_lightning.data.users import UserFactory
 
@@ -41,6 +42,8 @@ class VideoDataModule(LightningDataModule, ABC):
         workers: loader processes in training.
         seed: with epoch and index it decides order, clips and augmentation.
         shuffle: False trains in file order.
+        shuffle_expressions: evaluate with the sentences of other videos, as a control: a network that listens to
+            the words must score far lower.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class VideoDataModule(LightningDataModule, ABC):
         self.augment, self.redraw, self.shuffle = augment or [], redraw, shuffle
         self.items_per_video_eval, self.in_memory_pixels, self.limit = items_per_video_eval, in_memory_pixels, limit
         self.simulate_user, self.workers, self.seed = simulate_user, workers, seed
+        self.shuffle_expressions = shuffle_expressions
         self._readers: dict[str, Reader | None] = {}
 
     @abstractmethod
@@ -86,7 +90,10 @@ class VideoDataModule(LightningDataModule, ABC):
     def read(self, split: Split) -> Reader | None:
         """The reader of a split, built on first use."""
         if split not in self._readers:
-            self._readers[split] = self.reader(split)
+            reader = self.reader(split)
+            if reader is not None and self.shuffle_expressions and split in ("val", "test"):
+                reader = ShuffledExpressions(reader, self.seed)
+            self._readers[split] = reader
         return self._readers[split]
 
     def train_clips(self) -> TrainClips:
