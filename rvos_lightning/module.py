@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torchmetrics import Metric
 
 from rvos_lightning.inference import segment_video
 from rvos_lightning.optim import param_groups, scale_groups
 from rvos_lightning.seams import MaskSink, Network, Objective
-from rvos_lightning.types import Batch, Prediction
+from rvos_lightning.types import Batch, Prediction, Prompt, State
 from rvos_lightning.weights import WeightsError, load_official, reproducible_prefixes
 
 
@@ -86,7 +87,8 @@ class RVOSModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Sum of all objectives' terms."""
-        loss = self.loss(batch, self.network(batch.clip), "train", self.objectives)
+        prediction = self.network(batch.clip)
+        loss = self.loss(batch, prediction, "train", self.objectives) + zero_from(prediction)
         if self.trainer.strategy.reduce_boolean_decision(not bool(loss.isfinite()), all=False):
             items = ", ".join(f"{meta.video}/{meta.item}" for meta in batch.clip.meta)
             raise NonFiniteLoss(
@@ -94,6 +96,21 @@ class RVOSModule(LightningModule):
                 "checkpoint is kept. Lower the learning rate, clip gradients or look at these items"
             )
         return loss
+
+    def on_after_backward(self) -> None:
+        """Once, before DDP would complain without names or hang: every trainable parameter must have a gradient.
+
+        Raises:
+            ValueError: names the parameters that no loss reaches.
+        """
+        if self.trainer.global_step or not isinstance(self.trainer.strategy, DDPStrategy):
+            return
+        unused = [name for name, p in self.network.named_parameters() if p.requires_grad and p.grad is None]
+        if unused and not self.trainer.strategy.model.find_unused_parameters:
+            raise ValueError(
+                f"{len(unused)} trainable parameters got no gradient, first {', '.join(unused[:3])}: DDP would wait for them "
+                "for ever. Freeze them (rvos_lightning.weights.freeze), or let them take part in the prediction"
+            )
 
     def loss(self, batch: Batch, prediction: Prediction, stage: str, objectives: list[Objective]) -> Tensor:
         """Sum the named terms and log each as `<stage>/<name>`.
@@ -185,6 +202,20 @@ class RVOSModule(LightningModule):
             WeightsError: names the first keys on both sides.
         """
         checkpoint["state_dict"] = complete(checkpoint["state_dict"], self.state_dict(), "network.", self.network)
+
+
+def zero_from(value: Any) -> Tensor | float:
+    """Zero, attached to every tensor of a prediction: a head without a loss still gets its (zero) gradient.
+
+    Otherwise DDP would wait for it for ever, as soon as an objective is taken away.
+    """
+    if isinstance(value, Tensor):
+        return (value * 0).nan_to_num().sum() if value.requires_grad else 0.0
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        return sum((zero_from(entry) for entry in value), 0.0)
+    return zero_from(vars(value)) if isinstance(value, Prediction | Prompt | State) else 0.0
 
 
 def complete(
