@@ -130,10 +130,20 @@ def _valid_names(parent: str, typed: dict[str, Any]) -> list[str]:
         return []
     module, _, name = class_path.rpartition(".")
     try:
-        parameters = inspect.signature(getattr(importlib.import_module(module), name)).parameters
-    except (ImportError, AttributeError, ValueError):
+        owner = getattr(importlib.import_module(module), name)
+        found = [inspect.signature(ancestor.__init__).parameters for ancestor in _taking_kwargs(owner)]
+    except (ImportError, AttributeError, ValueError, TypeError):
         return []
-    return [name for name in parameters if name not in ("args", "kwargs")]
+    return list(dict.fromkeys(n for names in found for n in names if n not in ("self", "args", "kwargs")))
+
+
+def _taking_kwargs(owner: type) -> Iterator[type]:
+    """The class, then its ancestors for as long as each passes keyword arguments on."""
+    for ancestor in owner.__mro__:
+        if "__init__" in vars(ancestor):
+            yield ancestor
+            if "kwargs" not in inspect.signature(ancestor.__init__).parameters:
+                return
 
 
 def _public_names(module: str) -> list[str]:

@@ -13,7 +13,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from rvos_lightning.cli_errors import explain, mendable
 from rvos_lightning.module import NonFiniteLoss, RVOSModule
-from rvos_lightning.run_folder import claim, newest_checkpoint
+from rvos_lightning.run_folder import claim, keep_rows, newest_checkpoint
 from rvos_lightning.seams import Objective
 
 DEFAULTS: dict[str, Any] = {
@@ -26,7 +26,6 @@ DEFAULTS: dict[str, Any] = {
         "scores": {"class_path": "callbacks.Scores"},
         "start": {"class_path": "callbacks.StartTable"},
         "throughput": {"class_path": "callbacks.Throughput"},
-        "progress": {"class_path": "lightning.pytorch.callbacks.RichProgressBar"},
         "overlay": {"class_path": "callbacks.Overlay"},
     },
     "trainer.use_distributed_sampler": False,  # our samplers shard by themselves, so that resume is exact
@@ -92,6 +91,7 @@ def default_loggers(folder: str) -> list[Any]:
 
     from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+    keep_rows(Path(folder) / "metrics.csv")
     loggers: list[Any] = [CSVLogger(folder, name="", version="")]
     if find_spec("tensorboard"):
         loggers.append(TensorBoardLogger(folder, name="", version=""))

@@ -9,7 +9,7 @@ import yaml
 
 QUICK = [
     "--trainer.max_steps", "2", "--trainer.limit_val_batches", "1", "--trainer.accelerator", "cpu",
-    "--data.workers", "0", "--data.batch_size", "2", "--callbacks.progress", "null",
+    "--data.workers", "0", "--data.batch_size", "2", "--trainer.enable_progress_bar", "false",
 ]  # fmt: skip
 
 

@@ -13,7 +13,7 @@ OVERLAYS = sorted(p for folder in ("data", "trainer", "overlays") for p in (ROOT
 TINY_RUN = [
     "--trainer.max_steps", "2", "--trainer.val_check_interval", "2", "--trainer.check_val_every_n_epoch", "null",
     "--trainer.limit_val_batches", "1", "--trainer.num_sanity_val_steps", "0", "--trainer.accelerator", "cpu",
-    "--data.batch_size", "2", "--data.eval_batch_size", "2", "--data.workers", "0", "--callbacks.progress", "null",
+    "--data.batch_size", "2", "--data.eval_batch_size", "2", "--data.workers", "0", "--trainer.enable_progress_bar", "false",
 ]  # fmt: skip
 
 
@@ -44,7 +44,7 @@ def test_system_fits_saves_reloads_and_validates(path, run, tmp_path):
 
 def _without_fit_flags() -> list[str]:
     return ["--trainer.limit_val_batches", "1", "--trainer.accelerator", "cpu", "--data.eval_batch_size", "2",
-            "--data.workers", "0", "--callbacks.progress", "null"]  # fmt: skip
+            "--data.workers", "0", "--trainer.enable_progress_bar", "false"]  # fmt: skip
 
 
 @pytest.mark.parametrize("path", OVERLAYS, ids=name)

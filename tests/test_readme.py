@@ -13,7 +13,7 @@ LINES = [line.split("  #")[0].strip() for block in BLOCKS for line in block.spli
 OURS = [line for line in LINES if "-m rvos_lightning" in line]
 FIT = ["--trainer.max_steps", "2", "--trainer.limit_val_batches", "1", "--trainer.val_check_interval", "2",
        "--trainer.check_val_every_n_epoch", "null", "--trainer.accelerator", "cpu", "--data.batch_size", "1",
-       "--trainer.num_sanity_val_steps", "0", "--callbacks.progress", "null"]  # fmt: skip
+       "--trainer.num_sanity_val_steps", "0", "--trainer.enable_progress_bar", "false"]  # fmt: skip
 
 
 def test_every_line_is_of_a_kind_that_is_tested():
@@ -58,7 +58,7 @@ def test_command_runs(line, run, trained, tmp_path, monkeypatch):
             run(*words)
         assert stop.value.code in (0, None)
     else:
-        cli = run(*words, *(FIT if words[0] == "fit" else ["--callbacks.progress", "null"]))
+        cli = run(*words, *(FIT if words[0] == "fit" else ["--trainer.enable_progress_bar", "false"]))
         assert cli.trainer.state.finished
     if words[0] == "predict":
         made = {path.name for path in (tmp_path / "run" / "predictions").rglob("*")}

@@ -22,7 +22,7 @@ def test_a_system_copied_from_the_template_runs_from_its_own_folder(tmp_path):
     before = {path: path.stat().st_mtime_ns for path in (ROOT / "rvos_lightning").rglob("*.py")}
     words = ["fit", "-c", "new.yaml", "--trainer.max_steps", "2", "--trainer.limit_val_batches", "1",
              "--trainer.val_check_interval", "2", "--trainer.accelerator", "cpu", "--data.batch_size", "2",
-             "--data.size", "32", "--callbacks.progress", "null"]  # fmt: skip
+             "--data.size", "32", "--trainer.enable_progress_bar", "false"]  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-m", "rvos_lightning", *words],
         cwd=tmp_path,

@@ -68,6 +68,7 @@ class VideoDataModule(LightningDataModule, ABC):
         workers: int = 0,
         seed: int = 0,
         shuffle: bool = True,
+        shuffle_expressions: bool = False,
     ) -> None:
         super().__init__()
         if min(batch_size, items_per_video, clip_length, eval_batch_size) < 1:
