@@ -12,14 +12,16 @@ from torch import Tensor
 from rvos_lightning.data.file_tree import FileTree
 from rvos_lightning.data.reader import DataError, Video
 
+TORCHVISION_RGB = 3  # torchvision.io.ImageReadMode.RGB
 Size = tuple[int, int]
 
 
 def decode_rgb(data: bytes, place: str) -> UInt8[Tensor, "3 height width"]:
     """RGB of a JPEG or PNG file, in the file's own orientation (masks are drawn on it), grey repeated thrice.
 
-    Torchvision and OpenCV decode to equal pixels; the first is faster because it needs no reordering of axes, the
-    second takes over what the first refuses, or where it is gone (its removal has been announced).
+    Torchvision and OpenCV decode to equal pixels. The first is faster because it needs no reordering of axes; the
+    second takes over what it refuses, or where it is gone (its removal has been announced; its Python function
+    already warns at every call, so the operator beneath is called).
 
     Raises:
         DataError: not a readable image; names the place.
@@ -27,10 +29,10 @@ def decode_rgb(data: bytes, place: str) -> UInt8[Tensor, "3 height width"]:
     buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
     if data[:2] == b"\xff\xd8":
         try:
-            from torchvision.io import ImageReadMode, decode_jpeg
+            import torchvision  # noqa: F401  registers the operator
 
-            return decode_jpeg(buffer, mode=ImageReadMode.RGB)
-        except (ImportError, RuntimeError):
+            return torch.ops.image.decode_jpeg(buffer, TORCHVISION_RGB, False)
+        except (ImportError, AttributeError, RuntimeError):
             pass
     import cv2
 
