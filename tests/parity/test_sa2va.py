@@ -7,7 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
+from callbacks import point_masks
+from rvos_lightning.metrics.overlap import overlap_counts, ratio
+from rvos_lightning.metrics.region_boundary import boundary_radius, j_and_f
+from rvos_lightning.metrics.revos import ReVOS
+from rvos_lightning.metrics.rows import FullTargets
 from rvos_lightning.systems.sa2va import conversation, frames, tiling
+from rvos_lightning.types import ClipMeta
 from tests.parity import sa2va_rules as rules
 
 
@@ -168,3 +174,52 @@ def test_grounded_captions_and_regions(recorded):
     region = recorded["osprey"]["conversation"][0]["input"]
     counts = [int(n) for n in re.findall(r"\{IMG_CONTEXT\*(\d+)\}", region)]
     assert f"<image>\n{conversation.region_text(counts)}\nWhat is region1?" == long_form(region)
+
+
+@pytest.mark.parametrize("path", rules.files("d_*.npz"), ids=lambda p: p.stem)
+def test_losses(path):
+    data = rules.load(path)
+    count, height, width, gt_height, gt_width, _ = data["shape"].tolist()
+    logits = (3 * rules.given("mask_logits", (count, height, width))).requires_grad_()
+    noise = rules.given("mask_gt", (count, gt_height, gt_width))
+    full = torch.nn.functional.avg_pool2d(noise, 9, 1, 4) > 0
+    assert np.array_equal(full.numpy(), rules.unpack(data["gt_full_bits"], (count, gt_height, gt_width)))
+    targets = torch.nn.functional.interpolate(full[:, None].float(), (height, width), mode="nearest")[:, 0]
+    assert np.array_equal(targets.bool().numpy(), rules.unpack(data["gt_bits"], (count, height, width)))
+    where, weights = torch.from_numpy(data["coords"]), point_masks.PointMasks()
+    points, truth = point_masks.at_points(logits, where), point_masks.at_points(targets, where)
+    rules.close(points, data["point_pred"], 1e-6)
+    rules.close(truth, data["point_target"], 1e-6)
+    mask, dice = point_masks.point_losses(points, truth)
+    rules.close(weights.mask * mask, data["loss_mask"], 1e-6)
+    rules.close(weights.dice * dice, data["loss_dice"], 1e-6)
+    (weights.mask * mask + weights.dice * dice).backward()
+    rules.close(logits.grad[:, ::8, ::8], data["grad_strided"], 1e-6)
+    rules.close(logits.grad.double().abs().sum(), data["grad_absum"], 1e-5)
+    mask, dice = point_masks.point_losses(logits.flatten(1), targets.flatten(1), small=0.0)
+    rules.close(weights.mask * mask, data["dense_loss_mask"], 1e-6)
+    rules.close(weights.dice * dice, data["dense_loss_dice"], 1e-6)
+
+
+@pytest.mark.parametrize("path", rules.files("h_*.npz"), ids=lambda p: p.stem)
+def test_metrics(path):
+    data = rules.load(path)
+    shape = tuple(data["shape"].tolist())
+    truth, prediction, foreground = (
+        torch.from_numpy(rules.unpack(data[f"{name}_bits"], shape)) for name in ("gt", "pred", "fg")
+    )
+    j, f = j_and_f(truth, prediction)
+    rules.close(j, data["J"], 1e-9)
+    rules.close(f, data["F"], 1e-9)
+    assert boundary_radius(*shape[1:]) == float(data["bound_pix"])
+    metric = ReVOS()
+    meta = [ClipMeta("v", str(i), ("0",), shape[1:], shape[1:], (0,), "revos") for i in range(shape[0])]
+    annotated = torch.ones(shape[0], 1, dtype=torch.bool)
+    targets = FullTargets(truth[:, None], annotated, foreground=foreground[:, None])
+    metric.update(prediction[:, None], targets, meta)
+    rows = sorted((metric.row(unit) for unit in metric.units()), key=lambda row: int(row["item"]))
+    rules.close(torch.tensor([row["a"] for row in rows], dtype=torch.float64), data["A"], 1e-9)
+    rules.close(torch.tensor([row["r"] for row in rows], dtype=torch.float64), data["R"], 1e-9)
+    counts = overlap_counts(truth, prediction)
+    assert counts[:, 0].tolist() == data["cIoU_inter"].tolist() and counts[:, 1].tolist() == data["cIoU_union"].tolist()
+    assert abs(ratio(counts[:, 0].sum(), counts[:, 1].sum()) - float(data["cIoU"])) < 1e-9

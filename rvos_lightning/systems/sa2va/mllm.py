@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from rvos_lightning.systems.sa2va.lora import LoRA, add_lora, lora_scale, train_whole
+from rvos_lightning.systems.sa2va.shards import fill, mark_frozen
 from rvos_lightning.systems.sa2va.sizes import MLLMSize, transformers_config
 
 
@@ -38,6 +40,7 @@ class MLLM(nn.Module):
         lora: adapters; None trains or keeps the weights themselves.
         train_vision: train the vision tower (published: frozen).
         train_language: train the language model's own weights (published: adapters only).
+        weights: folder of converted weights, read before adapters are added.
         attention: transformers' attention implementation; `eager` is bit-exact with the released code.
         checkpointing: recompute language-model activations in the backward pass.
     """
@@ -49,17 +52,22 @@ class MLLM(nn.Module):
         lora: LoRA | None = None,
         train_vision: bool = False,
         train_language: bool = False,
+        weights: Path | None = None,
         attention: str = "sdpa",
         checkpointing: bool = False,
-    ):
+    ) -> None:
         super().__init__()
         from transformers import InternVLForConditionalGeneration
 
         self.size, self.image_token = size, image_token
         self.model: Any = InternVLForConditionalGeneration(transformers_config(size, image_token, attention))
+        if weights is not None:
+            self.load_beside(weights, self.model, "prompter.mllm.model.")
         if lora is not None:
             add_lora(self.model, lora)
         train_whole(self.model, train_vision, train_language)
+        if weights is not None:
+            mark_frozen(self.model, str(weights))
         self.train_vision = train_vision
         self.register_buffer("lora_scale", lora_scale(lora))
         if checkpointing:
@@ -76,6 +84,10 @@ class MLLM(nn.Module):
         if not self.train_vision:
             self.model.model.vision_tower.eval()
         return self
+
+    def load_beside(self, weights: Path, module: nn.Module, prefix: str) -> None:
+        """Fill a module from a converted checkpoint, tensor by tensor; see `shards.fill`."""
+        fill(module, weights, prefix)
 
     def embed(self, ids: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length width"]:
         """Token embeddings."""

@@ -49,7 +49,7 @@ class TwoDecoderSam2(Sam2):
         normalisation: Normalisation = "train",
         resample: Literal["torch", "pillow"] = "torch",
         **options: Any,
-    ):
+    ) -> None:
         super().__init__(multimask=True, fit="stretch", **options)
         self.original_decoder: Any = copy.deepcopy(self.sam_mask_decoder).requires_grad_(train_original)
         self.half_positions, self.normalisation, self.resample = half_positions, normalisation, resample
