@@ -1,5 +1,6 @@
 """Shared fixtures: the command line in process, offline, in a temporary folder."""
 
+import logging
 import os
 import warnings
 from pathlib import Path
@@ -8,6 +9,8 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches the network
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+logging.raiseExceptions = False  # Lightning's handlers keep the stream of the test that imported it
 
 ROOT = Path(__file__).parents[1]
 
