@@ -81,7 +81,8 @@ def data(workers: int = 0, clips: int = 22, **kwargs: Any) -> MovingShapes:
 
 def trainer(folder: Path, steps: int, devices: int = 1, callbacks: list[Callback] | None = None, **kwargs: Any) -> Trainer:
     save = ModelCheckpoint(folder, filename="{step}", every_n_train_steps=1, save_top_k=-1, monitor=None)
-    strategy = DDPStrategy(process_group_backend="gloo") if devices > 1 else "auto"
+    # Lightning evaluates through DDP, whose buffer broadcast is a collective a step: fatal where ranks are uneven.
+    strategy = DDPStrategy(process_group_backend="gloo", broadcast_buffers=False) if devices > 1 else "auto"
     return Trainer(
         accelerator="cpu", devices=devices, strategy=strategy, max_steps=steps, default_root_dir=folder, logger=False,
         enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
