@@ -64,7 +64,7 @@ SIZES: dict[str, Sam2Size] = {
     "small": Sam2Size(  # ours, for training from scratch on a laptop
         embed_dim=32,
         stages=(1, 1, 2, 1),
-        global_blocks=(2, 3),
+        global_blocks=(3,),
         windows=(4, 4, 4, 4),
         hidden=64,
         memory_width=32,

@@ -1,0 +1,251 @@
+"""SAMWISE's own behaviour: what the recordings of the official code cannot show."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from samwise_small import batch, clip, samwise
+from torch import nn
+
+from callbacks.cme import CMESupervision
+from callbacks.masks import DiceFocal, Presence
+from rvos_lightning.systems.samwise import official
+from rvos_lightning.systems.samwise.attention import FusedAttention
+from rvos_lightning.systems.samwise.outputs import SwitchedPrediction
+from rvos_lightning.weights import WeightsError, load_official, save
+
+CLOSE = {"atol": 1e-5, "rtol": 1e-4}
+STATE_DICTS = Path(__file__).parents[1] / "golden" / "state_dicts"
+
+
+def item(whole, index):
+    """One item of a clip alone, with its own video."""
+    video = int(whole.video[index])
+    return replace(
+        whole,
+        frames=whole.frames[video : video + 1],
+        video=torch.zeros(1, dtype=torch.long),
+        expressions=[whole.expressions[index]],
+        meta=[whole.meta[index]],
+    )
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("stages", [(1, 2, 3), (2, 3), (3,)])
+def test_items_in_lock_step_equal_items_alone(stages):
+    """Uneven sentences, shared videos, several windows and a switch: batching changes nothing."""
+    net = samwise(adapter={"stages": stages, "patches": (4, 2, 2)[3 - len(stages) :]}).eval()
+    whole = clip(2, 8, ["the red one", "a circle that moves left", "it"], video=[1, 0, 1])
+    margins = net(whole).switch_logits.diff(dim=-1)[:, 0, 0]
+    net.memory.encoder.decision_head.bias[1] -= margins.median()  # so that some items switch and some do not
+
+    def run(one):
+        first = net(one.window(0, 5))
+        second = net(one.window(5, 8), first.state)
+        return torch.cat([first.mask_logits, second.mask_logits], 1), second.switch_logits, second.state.last_switch
+
+    masks, opinions, switches = run(whole)
+    assert switches.min() == 0 or len(set(switches.tolist())) > 1
+    for i in range(3):
+        for ours, alone in zip((masks, opinions, switches), run(item(whole, i)), strict=True):
+            torch.testing.assert_close(ours[i : i + 1], alone, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_padding_of_frames_changes_nothing():
+    """A smaller picture padded to its batch's size is seen as if it were alone (the segmenter pads it anyway)."""
+    net = samwise().eval()
+    small = clip(1, 3, ["the red one"], size=(40, 48))
+    padded = torch.zeros(1, 3, 3, 64, 56)
+    padded[..., :40, :48] = small.frames
+    seen = net(replace(small, frames=padded))
+    torch.testing.assert_close(seen.mask_logits[..., :40, :48], net(small).mask_logits, **CLOSE)
+    assert seen.mask_logits.shape[-2:] == (64, 56)
+
+
+def test_official_parity_attends_padding():
+    """Only `parity: official` lets the length of another sentence in the batch matter."""
+    for parity, same in (("fixed", True), ("official", False)):
+        net = samwise(adapter={"parity": parity}).eval()
+        whole = clip(2, 3)
+        with torch.no_grad():
+            together, alone = net.adapter(whole, net.segmenter), net.adapter(item(whole, 0), net.segmenter)
+        assert torch.allclose(together.pyramid[2][:1], alone.pyramid[2], atol=1e-6, rtol=1e-5) is same
+
+
+def test_switch_writes_the_other_mask_and_cools_down():
+    net = samwise(memory={"window": 2}).eval()
+    head = net.memory.encoder.decision_head
+    written = []
+    remember = net.segmenter.remember
+
+    def spy(pixels, full, presence=None):
+        written.append(full)
+        return remember(pixels, full, presence)
+
+    net.segmenter.remember = spy
+    with torch.no_grad():
+        head.bias.copy_(torch.tensor([0.0, 99.0]))
+        switching = net(clip(1, 8))
+        switched = written[:]
+        written.clear()
+        head.bias.copy_(torch.tensor([99.0, 0.0]))
+        keeping = net(clip(1, 8))
+    assert isinstance(switching, SwitchedPrediction) and switching.switch_frames == (3, 4, 5, 6, 7)
+    assert switching.switch_ran[0].tolist() == [True] * 5  # window 2: cool-down of one frame
+    assert int(switching.state.last_switch) == 7 and int(keeping.state.last_switch) == 0
+    torch.testing.assert_close(switching.mask_logits[:, :4], keeping.mask_logits[:, :4])
+    assert not torch.allclose(switching.mask_logits[:, 4:], keeping.mask_logits[:, 4:])
+    assert not torch.allclose(switched[3], written[3])
+
+
+def test_cool_down_of_a_longer_window():
+    net = samwise(memory={"window": 4}).eval()
+    with torch.no_grad():
+        net.memory.encoder.decision_head.bias.copy_(torch.tensor([0.0, 99.0]))
+        prediction = net(clip(1, 12))
+    ran = [frame for frame, ran in zip(prediction.switch_frames, prediction.switch_ran[0], strict=True) if ran]
+    assert ran == [5, 8, 11]
+
+
+def test_one_frame_window_restarts_only_in_parity_mode():
+    for parity, restarts in (("fixed", False), ("official", True)):
+        net = samwise(memory={"parity": parity}).eval()
+        whole = clip(1, 5)
+        with torch.no_grad():
+            state = net(whole.window(0, 4)).state
+            last = net(whole.window(4, 5), state)
+            fresh = net(whole.window(4, 5))
+        assert torch.equal(last.mask_logits, fresh.mask_logits) is restarts
+
+
+def test_every_trainable_parameter_gets_a_gradient_and_frozen_ones_none():
+    made = batch(time=4)
+    net = samwise().train()
+    prediction = net(made.clip)
+    objectives = (DiceFocal(), CMESupervision(min_area=0), Presence())
+    sum(sum(o.terms(made, prediction).values()) for o in objectives).backward()
+    assert [name for name, p in net.named_parameters() if p.requires_grad and p.grad is None] == []
+    frozen = samwise(frozen=True).train()
+    assert not any(p.requires_grad for p in frozen.segmenter.parameters())
+    assert not any(m.training for m in frozen.segmenter.modules())
+    frozen(made.clip).mask_logits.sum().backward()
+    assert frozen.adapter.adapters["1"].down[0].weight.grad is not None
+
+
+@pytest.mark.parametrize("time", [1, 2])
+def test_encoder_keeps_a_gradient_when_no_frame_is_due(time):
+    made = batch(time=time)
+    net = samwise().train()
+    prediction = net(made.clip)
+    assert not prediction.switch_ran.any()
+    CMESupervision().terms(made, prediction)["cme"].backward()
+    assert all(p.grad is not None for p in net.memory.encoder.parameters())
+
+
+def test_checkpointing_changes_nothing_but_memory():
+    made, gradients = batch(time=3), []
+    for checkpointing in (False, True):
+        net = samwise(checkpointing=checkpointing).train()
+        net(made.clip).mask_logits.square().mean().backward()
+        gradients.append(net.segmenter.image_encoder.trunk.blocks[3].mlp.layers[0].weight.grad)
+    torch.testing.assert_close(*gradients)
+
+
+def test_fused_attention_is_torch_attention():
+    torch.manual_seed(0)
+    ours, theirs = FusedAttention(8, 2), nn.MultiheadAttention(8, 2, batch_first=True)
+    theirs.load_state_dict(ours.state_dict())
+    queries, keys = torch.randn(2, 3, 8), torch.randn(2, 5, 8)
+    real = torch.tensor([[True] * 5, [True, True, False, False, False]])
+    expected = theirs(queries, keys, keys, key_padding_mask=~real)[0]
+    torch.testing.assert_close(ours(queries, keys, real), expected)
+    torch.testing.assert_close(ours(queries, queries), theirs(queries, queries, queries)[0])
+
+
+def test_wrong_widths_are_named():
+    net = samwise()
+    net.adapter.channels = (1, 2, 3, 4)
+    with pytest.raises(ValueError, match=r"adapter.channels"):
+        net(clip())
+    with pytest.raises(ValueError, match="text_layers"):
+        samwise(adapter={"text_layers": (1, 2, 3, 5)})
+    with pytest.raises(ValueError, match="stages"):
+        samwise(adapter={"stages": (1, 4)})
+
+
+def official_names(variant):
+    """Names and shapes of the official checkpoint, from its published list."""
+    content = json.loads((STATE_DICTS / f"{variant}.json").read_text())
+    return {name: (tuple(shape), dtype) for name, shape, dtype in content}
+
+
+@pytest.mark.parametrize("variant", ["samwise", "samwise_refcoco_pretraining"])
+def test_official_layout_is_known_to_the_last_key(variant):
+    """Every official key becomes a key of ours and back, shapes included, for both published variants."""
+    names = official_names(variant)
+    state = {
+        name: torch.empty(shape, dtype=getattr(torch, dtype), device="meta") for name, (shape, dtype) in names.items()
+    }
+    selective = variant == "samwise"
+    assert ("RVOS" in official.describe(state)) is selective and "hiera_b+" in official.describe(state)
+    target = official.parts_for(state).state_dict()
+    ours = official.convert(state, official.KEY_MAP, target)
+    back, unknown = official.to_official(ours)
+    assert not unknown
+    unused = {name for name in names if any(official.re.fullmatch(p, name) for p in official.NEVER_USED)}
+    assert {name: tuple(t.shape) for name, t in back.items()} == {
+        name: shape for name, (shape, _) in names.items() if name not in unused
+    }
+
+
+def small_official(tmp_path):
+    """A seeded official-style checkpoint of small width, with an argparse.Namespace inside, old serialisation."""
+    import argparse
+
+    from rvos_lightning.parts.segmenters.sam2 import Sam2
+    from rvos_lightning.parts.text.roberta import Roberta, TextSize
+    from rvos_lightning.parts.text.tokenizers import WordTokenizer
+    from rvos_lightning.systems.samwise.cmt_adapter import CMTAdapter
+    from rvos_lightning.systems.samwise.conditional_memory import ConditionalMemory
+    from rvos_lightning.systems.samwise.motion_prompter import MotionPrompter
+
+    torch.manual_seed(3)
+    sam = Sam2("hiera_t")
+    text = Roberta(size=TextSize(40, 16, 12, 1, 16, 8), tokenizer=WordTokenizer(buckets=1))
+    parts = nn.ModuleDict(
+        {
+            "segmenter": sam,
+            "adapter": CMTAdapter(text, sam.stage_channels, dim=16),
+            "prompter": MotionPrompter(16, 256),
+            "memory": ConditionalMemory(256),
+        }
+    )
+    parts.adapter.text.model.embeddings.token_type_embeddings.weight.zero_()
+    state, _ = official.to_official(parts.state_dict())
+    content = {"model": {**official._filler(state), **state}, "args": argparse.Namespace(lr=1e-5), "epoch": 1}
+    path = tmp_path / "official.pth"
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+    return path, content["model"], parts
+
+
+@torch.no_grad()
+def test_checkpoint_round_trip(tmp_path):
+    path, state, parts = small_official(tmp_path)
+    report = official.import_official(path, tmp_path / "ours.safetensors")
+    assert "RVOS" in report and "hiera_t" in report
+    ours = load_official(tmp_path / "ours.safetensors")
+    parts.load_state_dict(ours)
+    assert "10 the official model never uses" in official.export_official(
+        tmp_path / "ours.safetensors", tmp_path / "back.pth"
+    )
+    back = load_official(tmp_path / "back.pth")
+    assert back.keys() == state.keys()
+    for key, value in state.items():
+        assert torch.equal(back[key], value), key
+    del ours["memory.encoder.norm1.weight"]
+    save({**ours, "stranger": torch.zeros(1)}, tmp_path / "odd.safetensors")
+    with pytest.raises(WeightsError, match="stranger"):
+        official.export_official(tmp_path / "odd.safetensors", tmp_path / "odd.pth")
