@@ -64,18 +64,28 @@ class FilmStrip(MaskSink):
     @rank_zero_only
     def _publish(self, trainer: Trainer, strips: list[Tensor], captions: list[str]) -> None:
         width = max(strip.shape[-1] for strip in strips)
-        film = torch.cat([functional.pad(strip, (0, width - strip.shape[-1], 0, 4)) for strip in strips], dim=-2)
+        wide = [functional.pad(strip, (0, width - strip.shape[-1])) for strip in strips]
+        lines = [caption_line(caption, width) for caption in captions]
+        film = torch.cat([part for pair in zip(lines, wide, strict=True) for part in pair], dim=-2)
         folder = Path(trainer.default_root_dir) / "film"
         folder.mkdir(parents=True, exist_ok=True)
         from torchvision.io import write_png
 
         write_png(film, str(folder / f"{trainer.global_step:07d}.png"))
-        (folder / "captions.txt").write_text("\n".join(captions) + "\n")
         for logger in trainer.loggers:
             if hasattr(logger, "log_image"):
                 logger.log_image("film", [film.permute(1, 2, 0).numpy()], step=trainer.global_step)
             elif hasattr(logger.experiment, "add_image"):
                 logger.experiment.add_image("film", film, trainer.global_step)
+
+
+def caption_line(caption: str, width: int, height: int = 16) -> UInt8[Tensor, "3 height width"]:
+    """White words on black."""
+    from PIL import Image, ImageDraw
+
+    image = Image.new("RGB", (width, height))
+    ImageDraw.Draw(image).text((4, 2), caption, fill="white")
+    return torch.tensor(list(image.tobytes()), dtype=torch.uint8).view(height, width, 3).permute(2, 0, 1)
 
 
 def shrink(masks: Bool[Tensor, "time height width"], size: tuple[int, int]) -> Float[Tensor, "time h w"]:

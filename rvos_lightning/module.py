@@ -77,9 +77,13 @@ class RVOSModule(LightningModule):
         self.objectives = [callback for callback in callbacks if isinstance(callback, Objective)]
         self.sinks = [callback for callback in callbacks if isinstance(callback, MaskSink)]
         if any(isinstance(objective, nn.Module) for objective in self.objectives):
-            raise ValueError("an objective is an nn.Module: its parameters would never be updated; move them to the network")
+            raise ValueError(
+                "an objective is an nn.Module: its parameters would never be updated; move them to the network"
+            )
         if stage == "fit" and not self.objectives:
-            raise ValueError("fit needs a loss: add an entry to `objectives`, e.g. --objectives.mask callbacks.DiceFocal")
+            raise ValueError(
+                "fit needs a loss: add an entry to `objectives`, e.g. --objectives.mask callbacks.DiceFocal"
+            )
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Reseed, so that dropout and sampling in a resumed run equal those of an unbroken one."""
@@ -126,8 +130,14 @@ class RVOSModule(LightningModule):
             terms.update(new)
         total = torch.stack(list(terms.values())).sum()
         values = {f"{stage}/{name}": value.detach() for name, value in {"loss": total, **terms}.items()}
-        self.log_dict(values, batch_size=len(batch.clip), on_step=stage == "train", on_epoch=stage != "train",
-                      sync_dist=stage != "train", prog_bar=False)
+        self.log_dict(
+            values,
+            batch_size=len(batch.clip),
+            on_step=stage == "train",
+            on_epoch=stage != "train",
+            sync_dist=stage != "train",
+            prog_bar=False,
+        )
         return total
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -193,7 +203,9 @@ class RVOSModule(LightningModule):
         """Keep only keys that cannot be had again: frozen parts that came from a file stay out."""
         prefixes = tuple(f"network.{prefix}" for prefix in reproducible_prefixes(self.network))
         state = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {key: value for key, value in state.items() if not (prefixes and key.startswith(prefixes))}
+        checkpoint["state_dict"] = {
+            key: value for key, value in state.items() if not (prefixes and key.startswith(prefixes))
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Fill in what was left out on saving; anything else missing or surplus is another system's checkpoint.
@@ -234,7 +246,9 @@ def complete(
     if wrong or surplus or shapes:
         parts = {"missing": wrong, "not in this network": surplus, "of another shape": shapes}
         found = "; ".join(f"{len(keys)} keys {what}, first {keys[0]}" for what, keys in parts.items() if keys)
-        raise WeightsError(f"the checkpoint belongs to another system or configuration ({found}); use the config.yaml saved beside it")
+        raise WeightsError(
+            f"the checkpoint belongs to another system or configuration ({found}); use the config.yaml saved beside it"
+        )
     return {**{key: own[key] for key in missing}, **state}
 
 

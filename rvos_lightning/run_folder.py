@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.utilities import rank_zero_only
 
 RUN_DIR = "RVOS_RUN_DIR"  # how the processes of one launch agree on a folder
 
@@ -53,12 +54,19 @@ def _next_free(parent: Path) -> Path:
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest readable checkpoint file or folder in `folder`; None when there is none. Unreadable ones are named."""
+    """The newest readable checkpoint in `folder`; None when there is none. Unreadable files are named.
+
+    Of sharded checkpoints, which are folders, only `callbacks.LastCheckpoint`'s count: those are never half written.
+    """
     candidates = sorted(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
     for path in candidates:
-        if path.is_dir() or _readable(path):
+        if path.is_dir():
+            if path.stem in ("last", "previous"):
+                return path
+        elif _readable(path):
             return path
-        warnings.warn(f"{path} is not a readable checkpoint; trying the one before it", stacklevel=2)
+        else:
+            warnings.warn(f"{path} is not a readable checkpoint; trying the one before it", stacklevel=2)
     return None
 
 
@@ -68,6 +76,14 @@ def _readable(path: Path) -> bool:
     except Exception:  # a truncated file fails in as many ways as there are places to cut it
         return False
     return True
+
+
+@rank_zero_only
+def keep_rows(metrics: Path) -> None:
+    """Rename an earlier start's `metrics.csv` to the next free `metrics_<n>.csv`: the CSV logger would delete it."""
+    if metrics.exists():
+        number = 1 + len(list(metrics.parent.glob("metrics_*.csv")))
+        metrics.rename(metrics.with_name(f"metrics_{number}.csv"))
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -59,7 +59,9 @@ class RVOSCLI(LightningCLI):
         config = self.config[self.subcommand]
         if not any(names_hub(value) for value in config.as_flat().__dict__.values()):
             os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when the hub library is first imported, below
-        folder = claim(config.trainer.default_root_dir, self.subcommand, [str(path) for path in config.get("config") or []])
+        folder = claim(
+            config.trainer.default_root_dir, self.subcommand, [str(path) for path in config.get("config") or []]
+        )
         config.trainer.default_root_dir = str(folder)
         if config.ckpt_path == "last":
             newest = newest_checkpoint(folder / "checkpoints")

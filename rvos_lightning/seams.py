@@ -61,9 +61,7 @@ class Segmenter(nn.Module, ABC):
     pixel_mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     @abstractmethod
-    def encode(
-        self, images: Float[Tensor, "images 3 height width"], after_stage: StageHook | None = None
-    ) -> Pyramid:
+    def encode(self, images: Float[Tensor, "images 3 height width"], after_stage: StageHook | None = None) -> Pyramid:
         """Normalise RGB in [0, 1] and encode; language and time may be mixed in after any stage."""
 
     @abstractmethod

@@ -33,7 +33,9 @@ def refused(run, capsys, *args) -> str:
 
 def test_help_is_quick():
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", "rvos_lightning", "--help"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-m", "rvos_lightning", "--help"], capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0 and "fit" in done.stdout and "predict" in done.stdout
     assert time.perf_counter() - start < 30  # a guard against heavy imports only; the figure is a benchmark's
 
@@ -130,7 +132,9 @@ def test_errors_name_key_value_and_neighbours(run, capsys, flags, words):
 
 
 def test_fit_without_a_loss_is_refused(run, capsys):
-    assert "--objectives.mask" in refused(run, capsys, "fit", "-c", "configs/tiny.yaml", *QUICK, "--objectives.mask", "null")
+    assert "--objectives.mask" in refused(
+        run, capsys, "fit", "-c", "configs/tiny.yaml", *QUICK, "--objectives.mask", "null"
+    )
 
 
 def test_parts_that_do_not_fit_are_named(run, capsys):

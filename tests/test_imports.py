@@ -90,5 +90,7 @@ def test_nothing_heavy_is_imported_by_the_front_door():
     import subprocess
     import sys
 
-    code = "import sys, rvos_lightning.cli; print(any(m in sys.modules for m in ('torch', 'lightning', 'jsonargparse')))"
+    code = (
+        "import sys, rvos_lightning.cli; print(any(m in sys.modules for m in ('torch', 'lightning', 'jsonargparse')))"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"

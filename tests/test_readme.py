@@ -31,7 +31,9 @@ def test_make_targets_exist(line):
 def test_plain_commands_are_those_of_make():
     install = next(line for line in LINES if " pip install" in line)
     makefile = (ROOT / "Makefile").read_text()
-    assert all(word in makefile for word in ("--constraint constraints.txt", "'.[dev]'")) and "constraints.txt" in install
+    assert (
+        all(word in makefile for word in ("--constraint constraints.txt", "'.[dev]'")) and "constraints.txt" in install
+    )
 
 
 @pytest.fixture(scope="module")

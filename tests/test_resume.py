@@ -9,7 +9,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), "drills"))
 from launch import DDP, SMALL, checkpoint, differing, run
 
 TINY = ["fit", "-c", "configs/tiny.yaml", *SMALL, "--model.scheduler.warmup", "2"]
-DUAL = [*DDP, "--data.train_clips", "48"]  # twelve batches an epoch again
+DUAL = [*DDP, "--data.train_clips", "24"]  # twelve batches an epoch again
 COMPARED = ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch")
 
 
@@ -48,7 +48,9 @@ ACCUMULATE = ["--trainer.accumulate_grad_batches", "3"]
         pytest.param([], [], {"step": 5}, id="mid-epoch"),
         pytest.param([], WORKERS, {"step": 17}, id="mid-epoch-2-workers-second-epoch"),
         pytest.param(EARLY, WORKERS, {"step": 10, "validating": True}, id="in-validation"),
-        pytest.param(EARLY, [], {"step": 6}, id="after-validation"),
+        pytest.param(EARLY, [], {"step": 5}, id="from-the-best"),
+        pytest.param([], [], {"step": 12}, id="epoch-start"),
+        pytest.param([], WORKERS, {"step": 12, "validating": True}, id="in-validation-at-epoch-end"),
         pytest.param(ACCUMULATE, [], {"step": 3}, id="accumulating-gradients"),
         pytest.param(DUAL, [], {"step": 5}, id="ddp-mid-epoch"),
         pytest.param(DUAL, WORKERS, {"step": 15, "rank": 1}, id="ddp-2-workers-other-rank-cut"),

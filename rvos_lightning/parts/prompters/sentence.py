@@ -28,6 +28,8 @@ class SentencePrompter(Prompter):
         if features.sentence is None:
             raise ValueError("SentencePrompter needs an adapter that encodes the sentence (Features.sentence)")
         if features.sentence.shape[-1] != self.text_dim:
-            raise ValueError(f"prompter.text_dim is {self.text_dim}, the adapter's sentence {features.sentence.shape[-1]}")
+            raise ValueError(
+                f"prompter.text_dim is {self.text_dim}, the adapter's sentence {features.sentence.shape[-1]}"
+            )
         token = self.project(features.sentence)
         return Prompt(token[:, None, None].expand(-1, clip.time, 1, -1))

@@ -31,7 +31,9 @@ class WordEncoder(nn.Module):
         self, expressions: list[str]
     ) -> tuple[Float[Tensor, "batch words width"], Bool[Tensor, "batch words"], Float[Tensor, "batch width"]]:
         """Word states, which of them are words, and an attention-pooled sentence."""
-        words = [[zlib.crc32(w.encode()) % self.buckets + 1 for w in re.findall(r"\w+", e.lower())] for e in expressions]
+        words = [
+            [zlib.crc32(w.encode()) % self.buckets + 1 for w in re.findall(r"\w+", e.lower())] for e in expressions
+        ]
         longest = max(1, *(len(row) for row in words))
         ids = torch.tensor([row + [0] * (longest - len(row)) for row in words], device=self.embed.weight.device)
         embedded = self.embed(ids)
