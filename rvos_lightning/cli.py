@@ -24,7 +24,7 @@ Language-guided and promptable video segmentation: a system is a YAML file, any 
   --ckpt_path FILE|last      continue a run; --model.weights FILE starts from weights
 
 Every option of a subcommand:  python -m rvos_lightning fit --help
-Options of a part:             python -m rvos_lightning fit --model.network.help rvos_lightning.network.PromptedSegmenter
+Options of a part:             ... fit --model.network.help rvos_lightning.network.PromptedSegmenter
 """
 
 

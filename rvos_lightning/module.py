@@ -96,8 +96,8 @@ class RVOSModule(LightningModule):
         if self.trainer.strategy.reduce_boolean_decision(not bool(loss.isfinite()), all=False):
             items = ", ".join(f"{meta.video}/{meta.item}" for meta in batch.clip.meta)
             raise NonFiniteLoss(
-                f"loss is {float(loss):g} in epoch {self.current_epoch}, batch {batch_idx} (items {items}); the last good "
-                "checkpoint is kept. Lower the learning rate, clip gradients or look at these items"
+                f"loss is {float(loss):g} in epoch {self.current_epoch}, batch {batch_idx} (items {items}); "
+                "the last good checkpoint is kept. Lower the learning rate, clip gradients or look at these items"
             )
         return loss
 
@@ -112,8 +112,8 @@ class RVOSModule(LightningModule):
         unused = [name for name, p in self.network.named_parameters() if p.requires_grad and p.grad is None]
         if unused and not self.trainer.strategy.model.find_unused_parameters:
             raise ValueError(
-                f"{len(unused)} trainable parameters got no gradient, first {', '.join(unused[:3])}: DDP would wait for them "
-                "for ever. Freeze them (rvos_lightning.weights.freeze), or let them take part in the prediction"
+                f"{len(unused)} trainable parameters got no gradient, first {', '.join(unused[:3])}: DDP would "
+                "wait for them for ever. Freeze them (rvos_lightning.weights.freeze), or let them take part in the prediction"
             )
 
     def loss(self, batch: Batch, prediction: Prediction, stage: str, objectives: list[Objective]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Every shipped YAML: systems fit, save, reload and validate; overlays parse on top of a system; papers build on meta."""
+"""Every shipped YAML: systems fit, save, reload and validate; overlays parse; paper recipes build on meta."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import yaml
 ROOT = Path(__file__).parents[1]
 SYSTEMS = sorted((ROOT / "configs").glob("*.yaml"))
 PAPERS = sorted((ROOT / "configs" / "paper").glob("*.yaml"))
-OVERLAYS = sorted(p for folder in ("data", "trainer", "overlays") for p in (ROOT / "configs" / folder).glob("*.yaml"))
+OVERLAYS = sorted(p for kind in ("data", "trainer", "overlays") for p in (ROOT / "configs" / kind).glob("*.yaml"))
 TINY_RUN = [
     "--trainer.max_steps", "2", "--trainer.val_check_interval", "2", "--trainer.check_val_every_n_epoch", "null",
     "--trainer.limit_val_batches", "1", "--trainer.num_sanity_val_steps", "0", "--trainer.accelerator", "cpu",

@@ -41,8 +41,8 @@ def batch():
 
 
 def fit(*objectives, tmp_path, **module):
-    trainer = Trainer(max_steps=2, accelerator="cpu", logger=False, enable_checkpointing=False, default_root_dir=tmp_path,
-                      callbacks=list(objectives), enable_progress_bar=False, enable_model_summary=False)  # fmt: skip
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(max_steps=2, accelerator="cpu", default_root_dir=tmp_path, callbacks=list(objectives), **quiet)
     model = RVOSModule(Line(), **module)
     trainer.fit(model, torch.utils.data.DataLoader([batch()] * 4, batch_size=None))
     return trainer, model

@@ -1,4 +1,4 @@
-"""Every command the README shows runs: ours in process with few steps, make targets dry, installation as make does it."""
+"""Every command the README shows runs: ours in process with few steps, make targets dry."""
 
 import re
 import shlex
