@@ -168,8 +168,10 @@ class ShapesReader(Reader):
         """Visible pixels of the things the sentence means; every frame is annotated."""
         video, number = divmod(item, self.expressions)
         labels = self.read_labels(video, positions)
-        meant = torch.tensor([t + 1 for t in self.story(video).expressions[number][1]], dtype=torch.uint8)
-        return torch.isin(labels, meant), torch.ones(len(positions), dtype=torch.bool)
+        masks = torch.zeros_like(labels, dtype=torch.bool)
+        for thing in self.story(video).expressions[number][1]:
+            masks |= labels == thing + 1
+        return masks, torch.ones(len(positions), dtype=torch.bool)
 
     def item_videos(self) -> Int[np.ndarray, "items"]:
         """Video of every item, without drawing any."""
