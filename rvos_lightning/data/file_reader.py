@@ -33,18 +33,28 @@ class MaskSource(ABC):
         """Frames that show the item, as far as known without decoding a mask."""
         return None
 
-    def check(self, video: Video, item: Item, size: Size, fast: bool) -> Iterator[Problem]:
-        """What is wrong with an item's masks; reads headers and tables only if `fast`, else everything."""
-        if fast:
+    def missing(self, video: Video) -> list[str]:
+        """Mask files that a video should have and has not."""
+        return []
+
+    def check_video(self, video: Video, items: Sequence[Item], size: Size, fast: bool) -> Iterator[Problem]:
+        """What is wrong with the masks of a video; reads names and the first mask only if `fast`, else all of them."""
+        blocks = ("train", "validate")
+        lost = self.missing(video)
+        if lost:
+            what = f"{len(lost)} of {len(video.frames)} masks missing, the first: {lost[0]}"
+            yield Problem(f"video {video.id}", what, "Unpack the masks again.", blocks)
             return
-        try:
-            masks, annotated = self.read(video, item, range(len(video.frames)), size)
-        except DataError as error:
-            yield Problem(f"{video.id} {item.id}", str(error), "See there.", ("train", "validate"))
-            return
-        if item.objects and not bool(masks[annotated].any()):
-            remedy = "Leave the item out, or find the release whose annotation shows it."
-            yield Problem(f"{video.id} {item.id}", f"objects {item.objects} appear on no annotated frame", remedy)
+        for item in items[:1] if fast else items:
+            try:
+                masks, annotated = self.read(video, item, range(1 if fast else len(video.frames)), size)
+            except DataError as error:
+                yield Problem(f"video {video.id}, item {item.id}", str(error), "", blocks)
+                continue
+            if not fast and item.objects and not bool(masks[annotated].any()):
+                remedy = "Leave it out, or find the release whose annotation shows it."
+                what = f"objects {list(item.objects)} are on no annotated frame"
+                yield Problem(f"video {video.id}, item {item.id}", what, remedy)
 
 
 class FileReader(Reader):
@@ -160,16 +170,16 @@ class StoredMasks(MaskSource):
         rows = self.rows(video, item)
         return self.store.seen(rows) if rows else np.zeros(len(video.frames), bool)
 
-    def check(self, video: Video, item: Item, size: Size, fast: bool) -> Iterator[Problem]:
-        """See `MaskSource.check`; the store's tables answer everything."""
-        place, rows = f"{video.id} {item.id}", self.rows(video, item)
-        for found in {tuple(each) for each in self.store.sizes(np.array(rows, np.int64)).tolist()}:
-            if found not in (size, (0, 0)):
-                yield Problem(place, misfit("mask", found, size), "Get both again.", ("train", "validate"))
-        if rows and not self.store.seen(rows).any():
-            yield Problem(
-                place, "its objects are absent from every frame", "Training skips it; scores count it as empty."
-            )
+    def check_video(self, video: Video, items: Sequence[Item], size: Size, fast: bool) -> Iterator[Problem]:
+        """See `MaskSource.check_video`; the store's tables answer everything."""
+        for item in items:
+            place, rows = f"video {video.id}, item {item.id}", self.rows(video, item)
+            for found in {tuple(each) for each in self.store.sizes(np.array(rows, np.int64)).tolist()}:
+                if found not in (size, (0, 0)):
+                    yield Problem(place, misfit("its mask", found, size), "", ("train", "validate"))
+            if rows and not self.store.seen(rows).any():
+                remedy = "Training skips it; scores count it as empty."
+                yield Problem(place, f"annotations {list(item.objects or ())} are absent from every frame", remedy)
 
 
 def misfit(place: str, mask: Size, frame: Size) -> str:

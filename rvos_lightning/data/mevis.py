@@ -1,10 +1,12 @@
 """MeViS v1 and v2: motion expressions for several objects at once, masks in one big `mask_dict.json` a split."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from rvos_lightning.data.annotation_files import JsonStream
+from rvos_lightning.data.counts import COUNTS, MASK_HASHES
 from rvos_lightning.data.disk_data import DiskData
 from rvos_lightning.data.expressions import (
     Entry,
@@ -48,6 +50,21 @@ class MeViSReader(FileReader):
             refuse_if(track_problems(videos, items, store, split))
         files = [path] + ([folder / "mask_dict.json"] if store else [])
         super().__init__("mevis", split, videos, items, frames, StoredMasks(store) if store else None, files)
+
+    def problems(self, fast: bool) -> Iterator[Problem]:
+        """Whether the masks are the published file."""
+        begins = MASK_HASHES.get(self.split)
+        published = COUNTS.get((self.name, self.split))
+        if fast or begins is None or len(self.files) < 2 or len(self.items) != published.items[0]:
+            return
+        with Path(self.files[1]).open("rb") as file:
+            total = hashlib.sha256()
+            while block := file.read(1 << 20):
+                total.update(block)
+        found = total.hexdigest()
+        if not found.startswith(begins):
+            what = f"sha256 begins {found[:8]}, published: {begins}"
+            yield Problem(str(self.files[1]), what, "Another release, or a damaged download.")
 
 
 def expression_items(entries: Sequence[Entry], path: Path) -> Iterator[Item]:

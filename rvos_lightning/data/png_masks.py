@@ -35,6 +35,13 @@ class IdMaps(MaskSource):
         ids = decode_ids(self.tree.read(name), f"{self.tree.place}/{name}")
         return fit(ids, size, self.other, f"{self.tree.place}/{name}")
 
+    def missing(self, video: Video) -> list[str]:
+        """See `MaskSource.missing`."""
+        if self.annotated == "present":
+            return []
+        there = set(self.tree.names(video.id))
+        return [f"{video.id}/{frame}.png" for frame in video.frames if f"{frame}.png" not in there]
+
     def read(self, video: Video, item: Item, positions: Sequence[int], size: Size) -> Masks:
         """See `MaskSource.read`."""
         masks = np.zeros((len(positions), *size), bool)

@@ -15,8 +15,8 @@ from rvos_lightning.data.png_masks import IdMaps, OtherSize
 from rvos_lightning.data.problems import Problem
 from rvos_lightning.data.reader import DataError, Item, Video
 
-Public = Literal["all", "first"]
-"""Masks of every frame are public, or only each object's first one, which is the prompt."""
+Public = Literal["all", "some", "first"]
+"""Masks are public of every frame, of some frames, or only the first one of each object, which is the prompt."""
 
 
 class IndexedMaps(IdMaps):
@@ -37,6 +37,13 @@ class IndexedMaps(IdMaps):
         if self.public == "first":
             annotated &= torch.from_numpy(self.visible(video, item)[list(positions)])
         return masks, annotated
+
+    def missing(self, video: Video) -> list[str]:
+        """See `MaskSource.missing`."""
+        if self.public != "all":
+            return []
+        there = set(self.tree.names(video.id))
+        return [f"{video.id}/{frame}.png" for frame in video.frames if f"{frame}.png" not in there]
 
     def visible(self, video: Video, item: Item) -> Bool[np.ndarray, "frames"]:
         """See `MaskSource.visible`."""

@@ -36,7 +36,7 @@ class YouTubeVOSReader(VosReader):
         videos = list_videos(frames, masks)
         index = index_of(videos, meta) if meta and split == "train" else LabelIndex.of_files(videos, masks, cache)
         categories = {key: category for key, (category, _) in meta.items() if category}
-        public = "all" if split.startswith("train") else "first"
+        public = ("some" if all_frames else "all") if split.startswith("train") else "first"
         super().__init__(
             name, split, videos, frames, masks, index, public, categories=categories, other_size=other_size
         )

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+
 from layouts.scene import Scene, encode, write_frames, write_json, write_maps, write_picture
 
 
@@ -81,7 +82,7 @@ def lvvis(root: Path, scene: Scene, split="val") -> Path:
         files = [f"{video}/{scene.names(video)[i]}.jpg" for i in order]
         facts = {"height": height, "width": width, "length": len(files)}
         videos.append({"id": number, "file_names": files, **facts})
-        for label, mask in own.items():
+        for mask in own.values():
             masks = [encode(mask[i]) if mask[i].any() else None for i in order]
             masks[0] = uncompressed(mask[order[0]]) if masks[0] else None
             record = {"id": len(tracks) + 1, "video_id": number, "category_id": 3, "segmentations": masks}

@@ -5,6 +5,7 @@ import pickle
 from pathlib import Path
 
 import numpy as np
+
 from layouts.scene import write_json, write_picture
 
 SIZE = (40, 60)

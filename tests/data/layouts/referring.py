@@ -5,8 +5,9 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from layouts.scene import Scene, encode, write_frames, write_json, write_maps
 from scipy.io import savemat
+
+from layouts.scene import Scene, encode, write_frames, write_json, write_maps
 
 
 def mevis(root: Path, scene: Scene, split="valid_u", hidden=False) -> Path:
