@@ -130,8 +130,8 @@ class RefZOM(OverlapRows):
 
     def score(self, units: list[Unit]) -> dict[str, float]:
         """The two groups never mix."""
-        zero = [unit for unit in units if unit.group.get("source") == "zero" or "no_target" in unit.subsets]
-        inter, union = stacked([unit for unit in units if not any(unit is other for other in zero)])[:, :2].T
+        zero = [unit for unit in units if _without_target(unit)]
+        inter, union = stacked([unit for unit in units if not _without_target(unit)])[:, :2].T
         each = iou(inter, union, 0.0)
         scores = {
             "o_iou": ratio(inter.sum(), union.sum()),
@@ -185,6 +185,10 @@ class A2D(OverlapRows):
         image = np.repeat(np.arange(len(samples)), [len(rows) for _, rows in samples])
         precision = mask_ap(image, _floats(counts[:, -1]), *counts[:, [0, 1, 6, 7]].T)
         return {**precision, **scores, "m_iou": mean(each.astype(np.float64))}
+
+
+def _without_target(unit: Unit) -> bool:
+    return unit.group.get("source") == "zero" or "no_target" in unit.subsets
 
 
 def stacked(units: list[Unit]) -> np.ndarray:

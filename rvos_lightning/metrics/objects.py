@@ -53,7 +53,7 @@ class DAVISSemi(ObjectRows):
             shown = [_label(u) for u in own if u.frames[0] == first and u.seen_gt[0]]
             for unit in own:
                 if _label(unit) <= max(shown, default=0):
-                    kept.append(_frames(unit, (unit.frames > first) & (unit.frames < last)))
+                    kept.append(frames_of(unit, (unit.frames > first) & (unit.frames < last)))
                     if not len(kept[-1].frames):
                         raise ValueError(f"{unit.video}: no frame between the first and the last: nothing to score")
         return kept
@@ -81,9 +81,9 @@ class SAV(ObjectRows):
             inner = np.ones(len(unit.frames), bool)
             if self.skip_first_and_last:
                 inner[[0, -1]] = False
-            unit = _frames(unit, inner)
+            unit = frames_of(unit, inner)
             if unit.seen_gt.any():
-                kept.append(_frames(unit, np.logical_or.accumulate(unit.seen_gt | unit.seen_pred)))
+                kept.append(frames_of(unit, np.logical_or.accumulate(unit.seen_gt | unit.seen_pred)))
         return kept
 
 
@@ -98,7 +98,7 @@ class YouTubeVOS(ObjectRows):
 
     def scored(self, units: list[Unit]) -> list[Unit]:
         """Drops frames up to the prompt."""
-        later = [_frames(unit, unit.frames > int(unit.group.get("first_frame") or 0)) for unit in units]
+        later = [frames_of(unit, unit.frames > int(unit.group.get("first_frame") or 0)) for unit in units]
         return [unit for unit in later if len(unit.frames)]
 
     def score(self, units: list[Unit]) -> dict[str, float]:
@@ -123,5 +123,6 @@ def _label(unit: Unit) -> int:
     return int(label) if str(label).isdecimal() else 0
 
 
-def _frames(unit: Unit, keep: np.ndarray) -> Unit:
+def frames_of(unit: Unit, keep: np.ndarray) -> Unit:
+    """The unit with some of its frames only."""
     return replace(unit, frames=unit.frames[keep], counts=unit.counts[keep], j=unit.j[keep], f=unit.f[keep])

@@ -84,8 +84,9 @@ def percent(unit: Unit) -> dict[str, float]:
     """An expression's scores in percent, rounded to two decimals as NumPy does (x 100, half to even)."""
     j, f = np.float64(mean(unit.j)), np.float64(mean(unit.f))
     a, r = accuracy_robustness(unit)
-    values = {"j_and_f": (j + f) / 2, "j": j, "f": f, "a": a, "r": r}
-    return {name: float(np.round(np.float64(v) * 100, 2)) for name, v in values.items() if not np.isnan(v)}
+    values = {"j": j, "f": f, "a": a, "r": r}
+    rounded = {name: float(np.round(np.float64(v) * 100, 2)) for name, v in values.items() if not np.isnan(v)}
+    return {"j_and_f": (rounded["j"] + rounded["f"]) / 2, **rounded}
 
 
 def accuracy_robustness(unit: Unit) -> tuple[float, float]:
