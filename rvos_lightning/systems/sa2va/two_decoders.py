@@ -39,6 +39,7 @@ class TwoDecoderSam2(Sam2):
         half_positions: compute the dense position code in bfloat16, as training and the released inference do.
         normalisation: `train` is exact; `video` and `image` round as the released chat code does.
         resample: `pillow` resamples pictures as the released code does; `torch` is faster and close.
+        second_decoder: False for a Sa2VA checkpoint, which has no original decoder and cannot do Sa2VA-i.
         options: of `Sam2`.
     """
 
@@ -48,23 +49,27 @@ class TwoDecoderSam2(Sam2):
         half_positions: bool = False,
         normalisation: Normalisation = "train",
         resample: Literal["torch", "pillow"] = "torch",
+        second_decoder: bool = True,
         **options: Any,
     ) -> None:
         super().__init__(multimask=True, fit="stretch", **options)
-        self.original_decoder: Any = copy.deepcopy(self.sam_mask_decoder).requires_grad_(train_original)
+        self.original_decoder: Any = copy.deepcopy(self.sam_mask_decoder) if second_decoder else None
         self.half_positions, self.normalisation, self.resample = half_positions, normalisation, resample
-        trackers = [self.memory_attention, self.memory_encoder, self.mask_downsample, self.sam_prompt_encoder]
         if train_original:
-            for module in (*trackers, self.obj_ptr_proj):
-                module.requires_grad_(True)
-            self.sam_prompt_encoder.point_embeddings.requires_grad_(False)
-            for parameter in (self.maskmem_tpos_enc, self.no_mem_embed, self.no_obj_ptr):
-                parameter.requires_grad_(True)
-        else:
+            self._train_tracker()
+        elif second_decoder:
             freeze(self.original_decoder)
         if source := getattr(self, "weights_source", None):
             for child in self.children():
                 mark_reproducible(child, source)
+
+    def _train_tracker(self) -> None:
+        trackers = (self.memory_attention, self.memory_encoder, self.mask_downsample, self.sam_prompt_encoder)
+        for module in (*trackers, self.obj_ptr_proj, self.original_decoder):
+            module.requires_grad_(True)
+        self.sam_prompt_encoder.point_embeddings.requires_grad_(False)
+        for parameter in (self.maskmem_tpos_enc, self.no_mem_embed, self.no_obj_ptr):
+            parameter.requires_grad_(True)
 
     def maps(self, frames: Float[Tensor, "images 3 height width"]) -> FrameMaps:
         """Encode RGB in [0, 1], squashed to the square; no graph is kept where the encoder is frozen."""
@@ -85,7 +90,16 @@ class TwoDecoderSam2(Sam2):
         return FrameMaps(lateral[1](stages[2]) + above, (stages[0], stages[1]))
 
     def decoder(self, role: Role) -> Any:
-        """The finetuned or the original mask decoder."""
+        """The finetuned or the original mask decoder.
+
+        Raises:
+            ValueError: the original one is asked for and not there.
+        """
+        if role == "original" and self.original_decoder is None:
+            raise ValueError(
+                "Sa2VA-i inference needs the original mask decoder, this checkpoint has one decoder only: convert it "
+                "with `python -m rvos_lightning.systems.sa2va.official`, or use memory.inference: sa2va"
+            )
         return self.sam_mask_decoder if role == "finetuned" else self.original_decoder
 
     def fine(self, maps: FrameMaps, role: Role) -> list[Float[Tensor, "images _c _h _w"]]:
@@ -145,7 +159,7 @@ class TwoDecoderSam2(Sam2):
         """
         sparse = self.sam_prompt_encoder.not_a_point_embed.weight.expand(len(coarse), 2, -1)
         dense = self.sam_prompt_encoder.mask_downscaling(self.mask_downsample(masks[:, None]))
-        _, _, tokens, score = self.original_decoder(
+        _, _, tokens, score = self.decoder("original")(
             image_embeddings=coarse,
             image_pe=self.dense_position(),
             sparse_prompt_embeddings=sparse,
