@@ -21,8 +21,9 @@ class MOSEv2(FrameRows):
     """MOSEv2: mean over objects, first and last frame of a video left out.
 
     Scores: `j` (smoothed, (I + 1) / (U + 1), empty on both sides 1), `f` (adaptive radius), `j_and_f` of these two,
-    `f_standard` (the usual F, except on frames whose adaptive radius is capped); `j_disappear`, `f_disappear` over segments without object after a visible one, `j_reappear`,
-    `f_reappear` over segments visible again (NaN where no object does so).
+    `f_standard` (the usual F, except on frames whose adaptive radius is capped); `j_disappear`, `f_disappear` over
+    segments without object after a visible one, `j_reappear`, `f_reappear` over segments visible again (NaN where no
+    object does so).
     """
 
     columns = COUNTS + EXTRA
@@ -109,7 +110,7 @@ def lopsided_disk(radius: float) -> np.ndarray:
 
 
 def adaptive_counts(truth: Bool[Tensor, "height width"], predicted: Bool[Tensor, "height width"]) -> list[int]:
-    """`EXTRA`: boundary pixels inside the other's boundary dilated by the adaptive radius, and whether it is capped."""
+    """`EXTRA`: boundary pixels within the adaptive radius of the other's boundary, and whether it is capped."""
     import cv2
 
     radius = adaptive_radius(int(truth.sum()), *truth.shape)

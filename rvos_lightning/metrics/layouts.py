@@ -1,0 +1,118 @@
+"""How predicted masks lie on disk: one layout a server or scorer, file names and pixel values included."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Literal
+
+import numpy as np
+from jaxtyping import UInt8
+
+from rvos_lightning.data.reader import Reader
+from rvos_lightning.types import ClipMeta
+
+LayoutName = Literal[
+    "mevis", "revos", "long_rvos", "ref_youtube_vos", "ref_davis", "davis", "mose", "youtube_vos", "sav"
+]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """File name of a mask, and what its pixels say.
+
+    Attributes:
+        pattern: format string of video, item, frame, position and annotator, relative to the zip's root.
+        value: grey value of the mask; 0 = a palette picture in which every object of the frame has its number.
+        note: who wants it so.
+    """
+
+    pattern: str
+    value: int
+    note: str
+
+    @property
+    def merged(self) -> bool:
+        """Whether objects share a file."""
+        return self.value == 0
+
+
+LAYOUTS: dict[str, Layout] = {
+    "mevis": Layout("{video}/{item}/{frame}.png", 255, "MeViS server: no folder above the videos"),
+    "revos": Layout("{video}/{item}/{frame}.png", 1, "ReVOS scorer: 0/1, as 255 spoils A and R"),
+    "long_rvos": Layout("{video}/{item}/{frame}.png", 255, "Long-RVOS scorer"),
+    "ref_youtube_vos": Layout("Annotations/{video}/{item}/{frame}.png", 255, "Ref-YouTube-VOS server"),
+    "ref_davis": Layout("anno_{annotator}/{video}/{position:05d}.png", 0, "Ref-DAVIS17 protocol A, DAVIS program"),
+    "davis": Layout("{video}/{frame}.png", 0, "DAVIS-2017 program"),
+    "mose": Layout("{video}/{frame}.png", 0, "MOSE server"),
+    "youtube_vos": Layout("Annotations/{video}/{frame}.png", 0, "YouTube-VOS server"),
+    "sav": Layout("{video}/{item}/{frame}.png", 255, "SA-V scorer, one folder an object"),
+}
+
+
+class SubmissionError(ValueError):
+    """Predictions on disk that are incomplete or misshapen; the message lists them."""
+
+
+def layout_of(name: str) -> Layout:
+    """The layout called `name`.
+
+    Raises:
+        SubmissionError: there is none.
+    """
+    if name not in LAYOUTS:
+        raise SubmissionError(f"no layout {name!r} of predicted masks; choose {', '.join(LAYOUTS)}")
+    return LAYOUTS[name]
+
+
+def files_of(meta: ClipMeta, layout: Layout) -> list[str]:
+    """Name of every frame's file.
+
+    Raises:
+        SubmissionError: a name would leave the folder, or a fact of `meta.group` that it holds is missing.
+    """
+    facts = {"video": meta.video, "item": meta.item, "annotator": meta.group.get("annotator")}
+    if facts["annotator"] is None and "{annotator}" in layout.pattern:
+        raise SubmissionError(f"{meta.video}/{meta.item}: group['annotator'] is missing, which names the folder")
+    positions = meta.positions or range(len(meta.frames))
+    names = [layout.pattern.format(**facts, frame=f, position=p) for f, p in zip(meta.frames, positions, strict=True)]
+    for name in names[:1]:
+        if {"..", ""} & set(name.split("/")) or PurePosixPath(name).is_absolute():
+            raise SubmissionError(f"{meta.video}/{meta.item}: {name!r} would leave the folder of predictions")
+    return names
+
+
+def label_of(meta: ClipMeta) -> int:
+    """The object's number in a palette picture.
+
+    Raises:
+        SubmissionError: neither `group["object"]` nor the item is a number from 1 to 254.
+    """
+    label = str(meta.group.get("object", meta.item))
+    if not label.isdecimal() or not 1 <= int(label) <= 254:
+        raise SubmissionError(f"{meta.video}/{meta.item}: {label!r} is no object number (1 to 254) for a palette PNG")
+    return int(label)
+
+
+def expected_items(reader: Reader) -> Iterator[ClipMeta]:
+    """Every item of a split with all frames of its video; size (0, 0) where only a frame could tell."""
+    for item in reader.items:
+        video = reader.videos[item.video]
+        size = (0, 0) if video.size is None else (int(video.size[0]), int(video.size[1]))
+        positions = tuple(range(len(video.frames)))
+        yield ClipMeta(
+            video.id, item.id, tuple(video.frames), size, size, positions, reader.name, item.subsets, dict(item.group)
+        )
+
+
+def expected_files(expected: Iterable[ClipMeta], layout: Layout) -> dict[str, tuple[int, int]]:
+    """Every file a complete submission has, and its size."""
+    return {name: meta.original_size for meta in expected for name in files_of(meta, layout)}
+
+
+def voc_palette() -> UInt8[np.ndarray, "256 3"]:
+    """The VOC / DAVIS colours: bit k of the label becomes bit 7 - k // 3 of channel k mod 3."""
+    labels = np.arange(256)
+    colours = np.zeros((256, 3), np.uint8)
+    for bit in range(8):
+        colours[:, bit % 3] |= ((labels >> bit & 1) << (7 - bit // 3)).astype(np.uint8)
+    return colours

@@ -1,0 +1,253 @@
+"""Masks to PNG files window by window, to a checked zip, and back from either."""
+
+import io
+import os
+import struct
+import zipfile
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, UInt8
+from torch import Tensor
+
+from rvos_lightning.metrics.layouts import (
+    Layout,
+    SubmissionError,
+    expected_files,
+    files_of,
+    label_of,
+    layout_of,
+    voc_palette,
+)
+from rvos_lightning.types import ClipMeta
+
+HEADER = struct.Struct(">8s4x4sIIBB")  # PNG signature, IHDR, width, height, depth, colour type
+GREY, PALETTE = 0, 3
+SHOWN = 20
+
+
+class MaskFolder:
+    """A folder of predicted masks in a server's layout; written in any order, then zipped and checked.
+
+    In merged layouts objects share a picture, and the lowest number keeps a disputed pixel. Files of an earlier run
+    are overwritten, never merged into.
+
+    Args:
+        root: the folder; the zip goes beside it.
+        layout: see `layouts.LAYOUTS`.
+        threads: that compress pictures.
+    """
+
+    def __init__(self, root: Path, layout: str, threads: int = 4) -> None:
+        self.root, self.layout = Path(root), layout_of(layout)
+        self.pool = ThreadPoolExecutor(threads)
+        self._merged: set[str] = set()
+
+    def write(self, meta: ClipMeta, masks: Bool[Tensor, "time height width"]) -> None:
+        """Write one item's window; see `write_all`."""
+        self.write_all([meta], masks[None])
+
+    def write_all(self, metas: Sequence[ClipMeta], masks: Bool[Tensor, "batch time height width"]) -> None:
+        """Write a window of several items at original size.
+
+        Raises:
+            SubmissionError: masks of another size or number than the meta says.
+        """
+        pictures: dict[str, UInt8[np.ndarray, "height width"]] = {}
+        for meta, own in zip(metas, masks.cpu().numpy(), strict=True):
+            wanted = (len(meta.frames), *meta.original_size)
+            if own.shape != wanted:
+                raise SubmissionError(f"{meta.video}/{meta.item}: masks are {own.shape}, the window needs {wanted}")
+            for name, mask in zip(files_of(meta, self.layout), own, strict=True):
+                if self.layout.merged:
+                    pictures[name] = _paint(self._picture(name, pictures, mask.shape), mask, label_of(meta))
+                else:
+                    pictures[name] = mask.astype(np.uint8) * np.uint8(self.layout.value)
+        list(self.pool.map(self._save, pictures, pictures.values()))
+        if self.layout.merged:
+            self._merged.update(pictures)
+
+    def _picture(
+        self, name: str, pictures: dict[str, UInt8[np.ndarray, "height width"]], size: tuple[int, ...]
+    ) -> UInt8[np.ndarray, "height width"]:
+        if name in pictures:
+            return pictures[name]
+        if name in self._merged:
+            return _decode((self.root / name).read_bytes(), name)
+        return np.zeros(size, np.uint8)
+
+    def _save(self, name: str, picture: UInt8[np.ndarray, "height width"]) -> None:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        partial.write_bytes(_encode(picture, self.layout.merged))
+        partial.replace(path)
+
+    def finish(self, expected: Iterable[ClipMeta]) -> Path:
+        """Zip what was written and check it.
+
+        Raises:
+            SubmissionError: files are missing or misshapen; lists them. No zip is left behind.
+        """
+        expected = list(expected)
+        files = expected_files(expected, self.layout)
+        _refuse(self.root, [f"missing {name}" for name in files if not (self.root / name).is_file()])
+        target = self.root.with_name(self.root.name + ".zip")
+        partial = target.with_suffix(".partial")
+        with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+            for name in sorted(files):
+                archive.write(self.root / name, name)
+        try:
+            check_zip(partial, expected, self.layout)
+        except SubmissionError:
+            partial.unlink()
+            raise
+        partial.replace(target)
+        return target
+
+
+def check_zip(path: Path, expected: Iterable[ClipMeta], layout: Layout | str) -> None:
+    """Make sure a zip holds exactly the expected pictures, each readable and of the right size and kind.
+
+    Raises:
+        SubmissionError: lists what is missing, superfluous, damaged or misshapen.
+    """
+    layout = layout_of(layout) if isinstance(layout, str) else layout
+    files = expected_files(expected, layout)
+    with zipfile.ZipFile(path) as archive:
+        infos = {info.filename: info for info in archive.infolist() if not info.is_dir()}
+        wrong = [f"missing {name}" for name in files if name not in infos]
+        wrong += [f"superfluous {name}{_hint(name, files)}" for name in infos if name not in files]
+        for name in sorted(files.keys() & infos.keys()):
+            wrong += _misshapen(archive, infos[name], files[name], layout)
+    _refuse(path, wrong)
+
+
+def _misshapen(archive: zipfile.ZipFile, info: zipfile.ZipInfo, size: tuple[int, int], layout: Layout) -> list[str]:
+    """What is wrong with one picture, from its checksum and its header."""
+    try:
+        start = archive.read(info)[: HEADER.size]
+    except (zipfile.BadZipFile, OSError) as error:
+        return [f"damaged {info.filename}: {error}"]
+    if len(start) < HEADER.size or start[:4] != b"\x89PNG":
+        return [f"no PNG {info.filename}"]
+    _, _, width, height, depth, kind = HEADER.unpack(start)
+    wanted = PALETTE if layout.merged else GREY
+    wrong = []
+    if (depth, kind) != (8, wanted):
+        wrong.append(f"{info.filename} is not an 8-bit {'palette' if layout.merged else 'grey'} PNG")
+    if size != (0, 0) and (height, width) != size:
+        wrong.append(f"{info.filename} is {height}x{width}, the video {size[0]}x{size[1]} (height x width)")
+    return wrong
+
+
+def _hint(name: str, files: dict[str, tuple[int, int]]) -> str:
+    """Why a superfluous file may be there: one folder too many or too few above the videos."""
+    if name.partition("/")[2] in files:
+        return f" (this server wants no {name.split('/')[0]}/ above the videos)"
+    above = [other for other in list(files)[:1] if other.endswith(name)]
+    return f" (belongs below {above[0].removesuffix(name)})" if above else ""
+
+
+def _refuse(path: Path | str, wrong: list[str]) -> None:
+    if wrong:
+        more = f"\n  ... and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+        raise SubmissionError(f"{path}: {len(wrong)} faults\n  " + "\n  ".join(wrong[:SHOWN]) + more)
+
+
+class SavedMasks:
+    """Predicted masks in a folder or zip, wherever they were made.
+
+    Args:
+        place: the folder or zip.
+        layout: see `layouts.LAYOUTS`; grey pictures count as mask above 0.
+    """
+
+    def __init__(self, place: Path, layout: str) -> None:
+        self.place, self.layout = Path(place), layout_of(layout)
+        if not self.place.exists():
+            raise SubmissionError(f"{place}: no such folder or zip of predictions")
+        self.archive = None if self.place.is_dir() else zipfile.ZipFile(self.place)
+        self._names = None if self.archive is None else set(self.archive.namelist())
+
+    def missing(self, expected: Iterable[ClipMeta]) -> list[str]:
+        """Files that are not there."""
+        return [name for name in expected_files(expected, self.layout) if not self._exists(name)]
+
+    def refuse(self, gaps: Sequence[str]) -> None:
+        """Refuse an incomplete set.
+
+        Raises:
+            SubmissionError: lists the missing files, with the layout meant.
+        """
+        hint = f" (expected: {self.layout.pattern}, {self.layout.note})"
+        _refuse(f"{self.place}{hint}", [f"missing {name}" for name in gaps])
+
+    def read(self, meta: ClipMeta, size: tuple[int, int] | None = None) -> Bool[Tensor, "time height width"]:
+        """Masks of an item's frames; a missing file reads as an empty mask if `size` is given.
+
+        Raises:
+            SubmissionError: a file is missing or is no mask.
+        """
+        masks = []
+        for name in files_of(meta, self.layout):
+            if size is not None and not self._exists(name):
+                masks.append(np.zeros(size, bool))
+                continue
+            picture = self._ids(name)
+            masks.append(picture == label_of(meta) if self.layout.merged else picture > 0)
+        if len({mask.shape for mask in masks}) > 1:
+            raise SubmissionError(f"{self.place}: pictures of {meta.video}/{meta.item} differ in size")
+        return torch.from_numpy(np.stack(masks))
+
+    def _exists(self, name: str) -> bool:
+        return (self.place / name).is_file() if self._names is None else name in self._names
+
+    def _ids(self, name: str) -> UInt8[np.ndarray, "height width"]:
+        if not self._exists(name):
+            raise SubmissionError(f"{self.place}: {name} is missing")
+        raw = (self.place / name).read_bytes() if self.archive is None else self.archive.read(name)
+        return _decode(raw, name)
+
+
+def _paint(
+    picture: UInt8[np.ndarray, "height width"], mask: Bool[np.ndarray, "height width"], label: int
+) -> UInt8[np.ndarray, "height width"]:
+    """The object's number where nobody, or a higher number, was; and nowhere else."""
+    picture = np.where(picture == label, 0, picture)
+    return np.where(mask & ((picture == 0) | (picture > label)), np.uint8(label), picture).astype(np.uint8)
+
+
+def _encode(picture: UInt8[np.ndarray, "height width"], palette: bool) -> bytes:
+    """PNG at the fastest compression: writing masks is what a submission waits for."""
+    if not palette:
+        import cv2
+
+        return cv2.imencode(".png", picture, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
+    from PIL import Image
+
+    image = Image.fromarray(picture)
+    image.putpalette(voc_palette().tobytes())
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _decode(raw: bytes, name: str) -> UInt8[np.ndarray, "height width"]:
+    """Stored values, never colours.
+
+    Raises:
+        SubmissionError: not a palette, grey or 1-bit picture.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        image = Image.open(io.BytesIO(raw))
+        if image.mode not in ("P", "L", "1"):
+            raise SubmissionError(f"{name} has mode {image.mode}; masks are palette (P) or grey (L) PNGs")
+        return np.asarray(image).astype(np.uint8)
+    except (UnidentifiedImageError, OSError) as error:
+        raise SubmissionError(f"{name} cannot be read: {error}") from error
