@@ -263,6 +263,18 @@ class EvaluationBatches(Dataset):
     def __len__(self) -> int:
         return len(self.shares)
 
+    @property
+    def costs(self) -> list[float]:
+        """Relative cost of each batch: frames, and frames times items."""
+        return [
+            len(self.reader.videos[s.videos[0]].frames) * sum(1.0 + len(own) for own in s.items) for s in self.shares
+        ]
+
+    @property
+    def lazy(self) -> bool:
+        """Whether any batch is read window by window."""
+        return any(share.lazy for share in self.shares)
+
     def __getitem__(self, index: int) -> Batch:
         share = self.shares[index]
         originals = [self._original(v) for v in share.videos]

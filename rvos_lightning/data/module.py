@@ -1,6 +1,7 @@
 """The data module all data sets share: a subclass names its reader, everything else happens here."""
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import Any, Literal
 
 from lightning.pytorch import LightningDataModule
@@ -26,14 +27,17 @@ class VideoDataModule(LightningDataModule, ABC):
         repeat_items: each video is one training sample with exactly `items_per_video` items drawn with replacement.
         clip_length: frames in a training clip.
         size: pixels (side, or height and width) that pictures are resized to; see `resize`.
-        resize: "letterbox" (aspect kept, padded right and bottom), "short_side" (size = short side, longest side),
-            or "squash".
+        resize: "letterbox" (aspect kept, padded right and bottom), "short_side" (size = short side, most for the
+            long side), or "squash".
         sampling: which frames make up a training clip.
         anchor_stride: a training sample for every so manieth frame of each item; None: one random anchor.
         augment: random changes of training clips, in order, after resizing.
         redraw: replace a training clip in which nothing is visible (no-target items stay).
         context_frames: frames from the whole video that go along as `Clip.context`; None for none.
         context: "uniform" over the video, or its "first" frames.
+        repeats: how often an epoch goes over the training samples, each time with other clips.
+        eval_size: as `size`, in evaluation; None: the same (likewise `eval_resize`).
+        eval_resize: as `resize`, in evaluation.
         eval_batch_size: videos in an evaluation batch, where they are small and equal in size and length.
         items_per_video_eval: at most so many items of a video in an evaluation batch; None for all.
         in_memory_pixels: in evaluation, longer videos (frames x height x width) are read window by window.
@@ -60,6 +64,9 @@ class VideoDataModule(LightningDataModule, ABC):
         redraw: bool = True,
         context_frames: int | None = None,
         context: Literal["uniform", "first"] = "uniform",
+        repeats: int = 1,
+        eval_size: int | tuple[int, int] | None = None,
+        eval_resize: Resize | None = None,
         eval_batch_size: int = 1,
         items_per_video_eval: int | None = 16,
         in_memory_pixels: int = 2**23,
@@ -71,12 +78,19 @@ class VideoDataModule(LightningDataModule, ABC):
         shuffle_expressions: bool = False,
     ) -> None:
         super().__init__()
-        if min(batch_size, items_per_video, clip_length, eval_batch_size) < 1:
-            raise ValueError("data.batch_size, items_per_video, clip_length and eval_batch_size must be at least 1")
+        if min(batch_size, items_per_video, clip_length, eval_batch_size, repeats) < 1:
+            what = "data.batch_size, items_per_video, clip_length, eval_batch_size and repeats"
+            raise ValueError(f"{what} must be at least 1")
         # A rank may have no validation video; `EvaluationLoader` makes that safe.
         self.batch_size, self.clip_length, self.eval_batch_size = batch_size, clip_length, eval_batch_size
         self.items_per_video, self.repeat_items, self.anchor_stride = items_per_video, repeat_items, anchor_stride
-        self.framing = Framing((size, size) if isinstance(size, int) else size, resize, context_frames, context)
+        self.framing = Framing(_pair(size), resize, context_frames, context)
+        self.eval_framing = replace(
+            self.framing,
+            size=self.framing.size if eval_size is None else _pair(eval_size),
+            resize=eval_resize or resize,
+        )
+        self.repeats = repeats
         self.sampling = sampling or Contiguous()
         self.augment, self.redraw, self.shuffle = augment or [], redraw, shuffle
         self.items_per_video_eval, self.in_memory_pixels, self.limit = items_per_video_eval, in_memory_pixels, limit
@@ -119,14 +133,14 @@ class VideoDataModule(LightningDataModule, ABC):
         shares = plan_evaluation(
             reader, self.limit, self.eval_batch_size, self.items_per_video_eval, self.in_memory_pixels
         )
-        return EvaluationBatches(reader, shares, self.framing, self.simulate_user, self.seed)
+        return EvaluationBatches(reader, shares, self.eval_framing, self.simulate_user, self.seed)
 
     def train_dataloader(self) -> ResumableLoader:
         """Batches of clips in an order that resumes exactly."""
         clips = self.train_clips()
         return ResumableLoader(
             clips,
-            DrawSampler(len(clips), self.batch_size, self.seed, self.shuffle),
+            DrawSampler(self.repeats * len(clips), self.batch_size, self.seed, self.shuffle),
             self.batch_size,
             trainer=self.trainer,
             collate_fn=Collate(self.simulate_user),
@@ -138,14 +152,12 @@ class VideoDataModule(LightningDataModule, ABC):
         batches = self.evaluation_batches(split)
         if batches is None:
             return []
-        shares, videos = batches.shares, batches.reader.videos
-        costs = [len(videos[s.videos[0]].frames) * sum(1.0 + len(own) for own in s.items) for s in shares]
         return EvaluationLoader(
             batches,
-            ShareSampler(costs),
+            ShareSampler(batches.costs),
             batch_size=None,
             # Lazy videos cost nothing to hand out and read ahead in a thread of this process.
-            num_workers=0 if any(s.lazy for s in shares) else self.workers,
+            num_workers=0 if batches.lazy else self.workers,
         )
 
     def val_dataloader(self) -> Any:
@@ -165,3 +177,7 @@ class VideoDataModule(LightningDataModule, ABC):
         if self.read("predict") is None:
             raise DataError(f"{type(self).__name__} has no split to predict on: use rvos_lightning.data.VideoFiles")
         return self._evaluation_loader("predict")
+
+
+def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))

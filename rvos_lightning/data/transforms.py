@@ -10,11 +10,12 @@ from jaxtyping import Bool, UInt8
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
+from rvos_lightning.data.resize_rules import inference_size
 from rvos_lightning.types import ClipMeta
 
 Resize = Literal["letterbox", "short_side", "squash"]
 """letterbox: keep the aspect, fit inside `size` (batches pad right and bottom with zeros); short_side: keep the
-aspect, short side `size[0]`, long side at most `size[1]`; squash: exactly `size`."""
+aspect, short side `size[0]` unless the long side then exceeds `size[1]` (torchvision's rule); squash: exactly `size`."""
 
 
 @dataclass
@@ -44,10 +45,10 @@ def fit_size(original: tuple[int, int], size: tuple[int, int], resize: Resize) -
     height, width = original
     if resize == "squash":
         return size
-    if resize == "letterbox":
-        scale = min(size[0] / height, size[1] / width)
-    else:
-        scale = min(size[0] / min(height, width), size[1] / max(height, width))
+    if resize == "short_side":
+        wide, high = inference_size(width, height, *size)
+        return high, wide
+    scale = min(size[0] / height, size[1] / width)
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
