@@ -214,7 +214,7 @@ def small_official(tmp_path):
 
     torch.manual_seed(3)
     sam = Sam2("hiera_t")
-    text = Roberta(size=TextSize(40, 16, 12, 1, 16, 8), tokenizer=WordTokenizer(buckets=1))
+    text = Roberta(size=TextSize(40, 16, 12, 1, 16, 8), tokenizer=WordTokenizer((), buckets=1))
     parts = nn.ModuleDict(
         {
             "segmenter": sam,
@@ -249,3 +249,18 @@ def test_checkpoint_round_trip(tmp_path):
     save({**ours, "stranger": torch.zeros(1)}, tmp_path / "odd.safetensors")
     with pytest.raises(WeightsError, match="stranger"):
         official.export_official(tmp_path / "odd.safetensors", tmp_path / "odd.pth")
+
+
+def test_parameter_table_has_the_published_numbers():
+    """The counts that the specification took from the instantiated official model."""
+    from rvos_lightning.systems.samwise.report import rows, table
+
+    counts = {row.name: row.count for row in rows()}
+    assert counts["SAM 2 with text MLP"] == 81_162_114
+    assert counts["RoBERTa-base"] == 124_054_272
+    assert [counts[f"CMT adapter {i}"] for i in range(3)] == [1_381_056, 1_483_904, 1_711_104]
+    assert counts["Conditional Memory Encoder"] + 512 == 331_394  # without the official one's unused norm
+    assert counts["layers 1, 2, 3 (adapters alone)"] == 4_182_848
+    token_types, head, norm = 768, 642_393, 512
+    assert counts["total, RoBERTa, hiera_b+"] - token_types + head + norm == 210_766_237
+    assert "150 M" in table(rows())

@@ -4,6 +4,7 @@ import re
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 
 
 class Tokenizer(ABC):
@@ -50,15 +51,18 @@ class WordTokenizer(Tokenizer):
     Ids: 0 start, 1 padding, 2 end (RoBERTa's), then the vocabulary, then the buckets.
 
     Args:
-        words: the vocabulary, lower case; empty: every word is hashed.
+        words: the vocabulary, lower case; None: the words of MovingShapes (`words.txt` beside this file); empty:
+            every word is hashed.
         buckets: ids shared by unknown words.
     """
 
     START, PAD, END, FIRST = 0, 1, 2, 3
 
-    def __init__(self, words: Sequence[str] = (), buckets: int = 512) -> None:
+    def __init__(self, words: Sequence[str] | None = None, buckets: int = 512) -> None:
         if buckets < 1:
             raise ValueError(f"WordTokenizer buckets {buckets}; give at least 1 for unknown words")
+        if words is None:
+            words = Path(__file__).with_name("words.txt").read_text().split()
         self.words = {word: self.FIRST + index for index, word in enumerate(words)}
         self.buckets = buckets
         self.pad, self.end = self.PAD, self.END

@@ -187,7 +187,7 @@ def parts_for(state: Mapping[str, Tensor]) -> nn.Module:
     with torch.device("meta"):
         segmenter = Sam2(trunk_variant(state), object_scores="sam.no_obj_ptr" in state)
         adapter = CMTAdapter(
-            Roberta(size=size, tokenizer=WordTokenizer(buckets=1)),
+            Roberta(size=size, tokenizer=WordTokenizer((), buckets=1)),
             channels=segmenter.stage_channels,
             text_layers=(1, depth // 3, 2 * depth // 3, depth),
             dim=state["cmt_adapters.0.proj_vis_down.0.weight"].shape[0],

@@ -76,3 +76,12 @@ def test_bad_text_is_named():
         text(["word " * 20])
     with pytest.raises(ValueError, match="vocabulary 0"):
         build(Roberta, size=TextSize(vocabulary=4, width=16, layers=1, heads=2))
+
+
+def test_default_words_are_those_of_moving_shapes():
+    from rvos_lightning.data.moving_shapes import VOCABULARY
+
+    tokenizer = WordTokenizer()
+    known = tokenizer.FIRST + len(tokenizer.words)
+    ids = [tokenizer(word)[1] for word in VOCABULARY]
+    assert max(ids) < known and len(set(ids)) == len(ids)
