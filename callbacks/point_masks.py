@@ -18,7 +18,8 @@ Points = Float[Tensor, "masks points"]
 class PointMasks(Objective):
     """BCE and DICE at points where the mask is least certain (arXiv 2501.04001; weights of its released code).
 
-    Terms: `mask`, `dice`; with `tracked` also `tracked_mask`, `tracked_dice`. Items without [SEG] and frames without
+    Terms: `mask`, `dice`; with `tracked` also `tracked_mask`, `tracked_dice` and `tracked_presence` (SAM 2's loss on
+    the object score, by which Sa2VA-i's tracker empties masks). Items without [SEG] and frames without
     annotation count nothing but stay in the graph.
 
     Args:
@@ -53,6 +54,7 @@ class PointMasks(Objective):
             mask, dice = self._on(prediction.tracked_logits, batch, counted & prediction.tracked)
             terms["tracked_mask"] = self.tracked * self.mask * mask
             terms["tracked_dice"] = self.tracked * self.dice * dice
+            terms["tracked_presence"] = self.tracked * _presence(prediction, batch)
         return terms
 
     def _on(
@@ -68,6 +70,13 @@ class PointMasks(Objective):
             where = uncertain_points(logits.detach(), self.points, self.oversample, self.importance)
             return point_losses(at_points(logits, where), at_points(targets, where))
         return point_losses(logits.flatten(1), targets.flatten(1), small=0.0)
+
+
+def _presence(prediction: TrackedPrediction, batch: Batch) -> Float[Tensor, ""]:
+    logits, counted = prediction.tracked_presence_logits.float(), batch.targets.annotated[:, :] & prediction.tracked
+    present = batch.targets.masks[:, :].flatten(2).any(2).to(logits.dtype)
+    loss = F.binary_cross_entropy_with_logits(logits, present, reduction="none") * counted
+    return loss.sum() / counted.sum().clamp(min=1)
 
 
 def at_points(maps: Masks, where: Float[Tensor, "masks points 2"]) -> Points:

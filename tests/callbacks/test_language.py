@@ -1,5 +1,6 @@
 """Losses on words, [SEG] rates, point sampling."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -73,12 +74,14 @@ def test_silent_items_and_unannotated_frames_count_nothing():
 
 def test_tracked_masks_have_their_own_terms():
     logits, which = torch.zeros(2, 3, 8, 8), torch.tensor([False, True, False])
-    prediction = TrackedPrediction(logits, tracked_logits=logits + 1, tracked=which)
+    scores = torch.zeros(2, 3)
+    prediction = TrackedPrediction(logits, tracked_logits=logits + 1, tracked=which, tracked_presence_logits=scores)
     assert set(PointMasks(points=4).terms(batch(), prediction)) == {"mask", "dice"}
     terms = PointMasks(points=0, tracked=0.5).terms(batch(), prediction)
     truth = batch().targets.masks[:, 1].float().flatten(1)
     bce, _ = point_losses(torch.ones_like(truth), truth, small=0.0)
     torch.testing.assert_close(terms["tracked_mask"], 0.5 * 2.0 * bce)
+    torch.testing.assert_close(terms["tracked_presence"], torch.tensor(0.5 * math.log(2)))
 
 
 def test_rates_count_every_item_once():

@@ -67,7 +67,14 @@ class TwoDecoderSam2(Sam2):
         trackers = (self.memory_attention, self.memory_encoder, self.mask_downsample, self.sam_prompt_encoder)
         for module in (*trackers, self.obj_ptr_proj, self.original_decoder):
             module.requires_grad_(True)
-        self.sam_prompt_encoder.point_embeddings.requires_grad_(False)
+        # No loss reaches these; distributed training would wait for their gradients.
+        decoder = self.original_decoder
+        for module in (
+            self.sam_prompt_encoder.point_embeddings,
+            decoder.iou_prediction_head,
+            decoder.output_hypernetworks_mlps[:1],
+        ):
+            module.requires_grad_(False)
         for parameter in (self.maskmem_tpos_enc, self.no_mem_embed, self.no_obj_ptr):
             parameter.requires_grad_(True)
 
