@@ -16,9 +16,12 @@ _WHERE = {
     "NextToken": "language",
     "Overlay": "overlay",
     "PointMasks": "point_masks",
+    "Presence": "masks",
     "Scores": "scores",
     "StartTable": "start_table",
+    "Requeue": "requeue",
     "StructureLoss": "structure",
+    "StuckRank": "stuck_rank",
     "Throughput": "throughput",
 }
 
