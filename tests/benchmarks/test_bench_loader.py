@@ -1,0 +1,18 @@
+"""The loader benchmark's two sides give equal pixels and masks."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+import bench_loader
+
+from rvos_lightning.data.mevis import MeViSReader
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools 2.0.11
+def test_equal_pixels(tmp_path):
+    root = bench_loader.make(tmp_path, videos=1, frames=9)
+    slow, reader = bench_loader.SlowMeViS(root, "train"), MeViSReader(root, "train")
+    bench_loader.assert_equal(slow, reader, frames=9, samples=3)
