@@ -1,7 +1,7 @@
 """The only LightningModule: a network, metrics, an optimizer; losses come from callbacks."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torchmetrics import Metric
 from rvos_lightning.inference import segment_video
 from rvos_lightning.optim import param_groups, scale_groups
 from rvos_lightning.seams import MaskSink, Network, Objective
+from rvos_lightning.sharding import shard, spare_frozen
 from rvos_lightning.types import Batch, Prediction, Prompt, State
 from rvos_lightning.weights import WeightsError, load_official, reproducible_prefixes
 
@@ -35,7 +36,10 @@ class RVOSModule(LightningModule):
         no_decay: regular expressions of parameter names without weight decay.
         window: frames per network call in validation, test and prediction.
         weights: start from these weights (.safetensors or a checkpoint of ours); to *continue* a run use ckpt_path.
+        fresh: regular expressions of network keys that `weights` need not have: parts that start from their own
+            initialisation (or from a segmenter's own weights) in this stage.
         compile: run the network through `torch.compile`.
+        shard_above: under FSDP2, blocks with more parameters are gathered one at a time.
 
     Raises:
         ValueError: fit without any objective.
@@ -52,7 +56,9 @@ class RVOSModule(LightningModule):
         no_decay: list[str] | None = None,
         window: int = 8,
         weights: Path | None = None,
+        fresh: list[str] | None = None,
         compile: bool = False,
+        shard_above: int = 1_000_000,
     ):
         super().__init__()
         self.network = network
@@ -65,8 +71,10 @@ class RVOSModule(LightningModule):
         self.weights = weights
         self.objectives: list[Objective] = []
         self.sinks: list[MaskSink] = []
+        self.shard_above, self._sharded = shard_above, False
+        self.strict_loading = False  # `on_load_checkpoint` checks, as it knows what is left out on purpose
         if weights is not None:
-            start_from(network, weights)
+            start_from(network, weights, fresh or [])
         if compile:
             network.compile()
 
@@ -84,6 +92,13 @@ class RVOSModule(LightningModule):
             raise ValueError(
                 "fit needs a loss: add an entry to `objectives`, e.g. --objectives.mask callbacks.DiceFocal"
             )
+
+    def configure_model(self) -> None:
+        """Spread the parameters where the strategy wants that."""
+        spare_frozen(self.trainer.strategy, self.network)
+        if self.device_mesh is not None and not self._sharded:
+            shard(self.network, self.device_mesh["data_parallel"], self.shard_above)
+            self._sharded = True
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Reseed, so that dropout and sampling in a resumed run equal those of an unbroken one."""
@@ -112,8 +127,8 @@ class RVOSModule(LightningModule):
         unused = [name for name, p in self.network.named_parameters() if p.requires_grad and p.grad is None]
         if unused and not self.trainer.strategy.model.find_unused_parameters:
             raise ValueError(
-                f"{len(unused)} trainable parameters got no gradient, first {', '.join(unused[:3])}: DDP would "
-                "wait for them for ever. Freeze them (rvos_lightning.weights.freeze), or let them take part in the prediction"
+                f"{len(unused)} trainable parameters got no gradient, first {', '.join(unused[:3])}: DDP would wait "
+                "for them for ever. Freeze them (rvos_lightning.weights.freeze) or let them take part in the prediction"
             )
 
     def loss(self, batch: Batch, prediction: Prediction, stage: str, objectives: list[Objective]) -> Tensor:
@@ -199,22 +214,22 @@ class RVOSModule(LightningModule):
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.scheduler(optimizer), "interval": "step"}}
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep only keys that cannot be had again: frozen parts that came from a file stay out."""
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Only keys that cannot be had again: frozen parts that came from a file stay out, under every strategy."""
+        state = super().state_dict(*args, **kwargs)
         prefixes = tuple(f"network.{prefix}" for prefix in reproducible_prefixes(self.network))
-        state = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {
-            key: value for key, value in state.items() if not (prefixes and key.startswith(prefixes))
-        }
+        for key in [key for key in state if prefixes and key.startswith(prefixes)]:
+            del state[key]
+        return state
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Fill in what was left out on saving; anything else missing or surplus is another system's checkpoint.
+        """Refuse another system's checkpoint; a sharded strategy has checked and loaded the weights by itself.
 
         Raises:
             WeightsError: names the first keys on both sides.
         """
-        checkpoint["state_dict"] = complete(checkpoint["state_dict"], self.state_dict(), "network.", self.network)
-
+        if "state_dict" in checkpoint:
+            complete(checkpoint["state_dict"], super().state_dict(), "network.", self.network)
 
 def zero_from(value: Any) -> Tensor | float:
     """Zero, attached to every tensor of a prediction: a head without a loss still gets its (zero) gradient.
@@ -252,8 +267,13 @@ def complete(
     return {**{key: own[key] for key in missing}, **state}
 
 
-def start_from(network: Network, path: Path) -> None:
+def start_from(network: Network, path: Path, fresh: Sequence[str] = ()) -> None:
     """Load weights of ours: a .safetensors file of network keys, or a Lightning checkpoint.
+
+    Args:
+        network: receives the weights.
+        path: file.
+        fresh: regular expressions of keys that keep their present values where the file lacks them.
 
     Raises:
         WeightsError: the file is missing or does not fit.
@@ -261,4 +281,6 @@ def start_from(network: Network, path: Path) -> None:
     state = load_official(path)
     if any(key.startswith("network.") for key in state):
         state = {re.sub("^network\\.", "", key): value for key, value in state.items() if key.startswith("network.")}
-    network.load_state_dict(complete(state, network.state_dict(), "", network))
+    own = network.state_dict()
+    kept = {key: own[key] for key in own if key not in state and any(re.fullmatch(pattern, key) for pattern in fresh)}
+    network.load_state_dict(complete({**state, **kept}, own, "", network))

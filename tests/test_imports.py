@@ -19,7 +19,7 @@ ALLOWED = {
     "parts": ("rvos_lightning.types", "rvos_lightning.seams", "rvos_lightning.weights"),
     "network": ("rvos_lightning.types", "rvos_lightning.seams"),
     "inference": ("rvos_lightning.types", "rvos_lightning.seams", "rvos_lightning.parts.layers"),
-    "module": tuple(f"rvos_lightning.{n}" for n in ("types", "seams", "inference", "optim", "weights")),
+    "module": tuple(f"rvos_lightning.{n}" for n in ("types", "seams", "inference", "optim", "weights", "sharding")),
     "data": ("rvos_lightning.types",),
     "metrics": ("rvos_lightning.types", "rvos_lightning.data.reader"),
 }

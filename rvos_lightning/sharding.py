@@ -1,0 +1,53 @@
+"""Parameters spread over processes: FSDP2 block by block, and which frozen ones a checkpoint may leave out.
+
+FSDP2 gathers a module's parameters when its `forward` is called. So only whole *blocks* (entries of a `ModuleList` or
+`Sequential`, which are always called) become units of their own; everything else belongs to the network's own
+unit, gathered for the whole of `Network.forward`, wherever inside it is used.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from lightning.pytorch.strategies import DeepSpeedStrategy, Strategy
+from torch import nn
+
+from rvos_lightning.weights import reproducible_prefixes
+
+
+def shard(network: nn.Module, mesh: Any, above: int) -> list[str]:
+    """Apply `fully_shard` to each block with more than `above` parameters, inner ones first, then to the network.
+
+    Args:
+        network: changed in place; its parameters become distributed tensors.
+        mesh: one-dimensional device mesh to spread over.
+        above: smaller blocks stay in the unit around them, as gathering tiny units costs more than it saves.
+
+    Returns:
+        Names of the blocks that became units.
+    """
+    from torch.distributed.fsdp import fully_shard
+
+    units = list(blocks(network, above))
+    for _, block in reversed(units):  # parents come before their children
+        fully_shard(block, mesh=mesh)
+    fully_shard(network, mesh=mesh)
+    return [name for name, _ in units]
+
+
+def blocks(network: nn.Module, above: int) -> Iterator[tuple[str, nn.Module]]:
+    """Entries of every `ModuleList` and `Sequential` that are blocks of their own size."""
+    for parent, module in network.named_modules():
+        if not isinstance(module, nn.ModuleList | nn.Sequential):
+            continue
+        for name, block in module.named_children():
+            container = isinstance(block, nn.ModuleList | nn.ModuleDict | nn.ParameterList)  # never called
+            if not container and sum(p.numel() for p in block.parameters()) > above:
+                yield f"{parent}.{name}" if parent else name, block
+
+
+def spare_frozen(strategy: Strategy, network: nn.Module) -> None:
+    """DeepSpeed leaves frozen parameters out of its shards when all of them can be read again from their files."""
+    if isinstance(strategy, DeepSpeedStrategy):
+        prefixes = tuple(reproducible_prefixes(network))
+        frozen = [name for name, parameter in network.named_parameters() if not parameter.requires_grad]
+        strategy.exclude_frozen_parameters = bool(prefixes) and all(name.startswith(prefixes) for name in frozen)
