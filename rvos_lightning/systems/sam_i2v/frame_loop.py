@@ -50,11 +50,9 @@ class FrameLoop:
         self.first_of_video = [self.video.index(v) for v in range(int(clip.frames.shape[0])) if v in self.video]
         self.steps: list[DecoderStep] = []
         side = sam.grid * 4
-        shape = (len(clip), clip.time)
         self.logits: list[Tensor] = [blank(len(clip), side, feature.device) for _ in range(clip.time)]
         self.presence = [feature.new_full((len(clip), 1), -10.0) for _ in range(clip.time)]
         self.iou = [feature.new_zeros(len(clip), 1) for _ in range(clip.time)]
-        self.shape = shape
         if state.waiting is None:
             state.waiting = self.ask_first()
 
@@ -77,10 +75,7 @@ class FrameLoop:
     def track(self) -> TrackedPrediction:
         """Inference: frames in order, prompts when they are reached."""
         state = self.state
-        for item in self.items:
-            if self.memory.selector.draw == "random" and item not in state.streams:
-                meta = self.clip.meta[item]
-                state.streams[item] = self.memory.selector.stream(meta.video, meta.item)
+        self.streams()
         for time in range(self.clip.time):
             self.embed(time)
             starting = [i for i in self.items if (i, self.position(i, time)) in (state.waiting or {})]
@@ -92,6 +87,13 @@ class FrameLoop:
         past = self.clip.frames if self.clip.past is None else torch.cat([self.clip.past, self.clip.frames], 1)
         state.past = past[:, -8:]
         return self.prediction()
+
+    def streams(self) -> None:
+        """Give every item its own random stream, if the selector draws."""
+        for item in self.items:
+            if self.memory.selector.draw == "random" and item not in self.state.streams:
+                meta = self.clip.meta[item]
+                self.state.streams[item] = self.memory.selector.stream(meta.video, meta.item)
 
     def train(self) -> TrackedPrediction:
         """Training: conditioning frames first, then the rest in order (spec 8)."""
@@ -151,13 +153,13 @@ class FrameLoop:
             answers.append(answer)
         return [corrected for answer in answers for corrected in self.correct(time, answer)]
 
-    def go_on(self, time: int, items: Sequence[int]) -> list[Answer]:
+    def go_on(self, time: int, items: Sequence[int], reverse: bool = False) -> list[Answer]:
         """Answers on a tracked frame, memory read."""
-        answers = []
+        answers: list[Answer] = []
         if not items:
             return answers
         index = self.index(time)
-        readings = self.memory.readings(self.state, index, items, self.video, self.clip.time)
+        readings = self.memory.readings(self.state, index, items, self.video, self.clip.time, reverse)
         for members in groups([form(reading) for reading in readings]).values():
             part = [items[m] for m in members]
             chosen = [readings[m] for m in members]

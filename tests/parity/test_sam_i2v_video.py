@@ -1,0 +1,105 @@
+"""SAM-I2V end to end over a video against the recordings of the official predictor."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from rvos_lightning.network import PromptedSegmenter
+from rvos_lightning.systems.sam_i2v.memory_selector import MemorySelector
+from rvos_lightning.systems.sam_i2v.predictor import VideoPredictor
+from rvos_lightning.types import Clip, ClipMeta, UserPrompt
+from tests.parity.sam_i2v_rule import Recording, ellipse, given, recordings
+from tests.parity.test_sam_i2v import network
+from tests.parity.test_sam_i2v_training import MEAN, STD
+
+SIZE = (270, 480)
+
+
+def injected(recording: Recording, start: str) -> Callable[[Tensor, int], Tensor]:
+    """Replay the recorded draws after checking their probabilities."""
+    calls = iter(range(1000))
+
+    def draw(probs: Tensor, keep: int) -> Tensor:
+        name = f"{start}.draw{next(calls)}"
+        assert (probs - recording[f"{name}.probs"].flatten()).abs().max() < 1e-5
+        assert len(recording[f"{name}.idx"].flatten()) == keep
+        return recording[f"{name}.idx"].flatten().long()
+
+    return draw
+
+
+def predictor(model: PromptedSegmenter, time: int, items: int) -> VideoPredictor:
+    frames = (given("e2e.frames", 7, 3, 1024, 1024)[:time] * STD + MEAN)[None]
+    meta = [ClipMeta("v", str(i), (), (1024, 1024), SIZE) for i in range(items)]
+    return VideoPredictor(model, Clip(frames, torch.zeros(items, dtype=torch.long), None, meta), chunk=4)
+
+
+def clicks(points: list[tuple[int, int, int]]) -> UserPrompt:
+    xy = torch.tensor([[x / SIZE[1], y / SIZE[0]] for x, y, _ in points])
+    return UserPrompt(0, xy, torch.tensor([label for *_, label in points]))
+
+
+def to_video(low: Tensor) -> Tensor:
+    return functional.interpolate(low, SIZE, mode="bilinear", align_corners=False)
+
+
+def check_frame(recording: Recording, name: str, video: VideoPredictor, time: int, low: Tensor) -> None:
+    memory = video.state.frames[time]
+    recording.check(f"{name}.low", low, (1, 1, 8, 8))
+    recording.check(f"{name}.video", to_video(low), (1, 1, 9, 10))
+    recording.check(f"{name}.obj", video.loop.presence[time], bound=3e-3)
+    recording.check(f"{name}.obj_ptr", memory.pointer, (1, 8))
+    recording.check(f"{name}.mem", memory.spatial, (1, 8, 16, 16), bound=3e-2)
+    embed = video.loop.feature[:, time].flatten(2).permute(2, 0, 1)
+    recording.check(f"{name}.embed", embed, (256, 1, 16))
+
+
+def run_pass(recording: Recording, start: str, video: VideoPredictor, keep: frozenset[int] = frozenset()) -> None:
+    """Propagate and compare every recorded frame."""
+    frames = sorted(
+        int(k.split(".f")[1].split(".")[0]) for k in recording if k.startswith(f"{start}.f") and k.endswith(".low")
+    )
+    video.memory.selector.injected = injected(recording, start)
+    for time, low in video.propagate(start=frames[0], keep=keep):
+        check_frame(recording, f"{start}.f{time}", video, time, low)
+    video.memory.selector.injected = None
+
+
+@pytest.fixture
+def model(path: Path) -> PromptedSegmenter:
+    found = network(Recording(path).sharp)
+    found.memory.selector = MemorySelector(draw="random")
+    yield found
+    found.memory.selector = MemorySelector()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", recordings("e2e_click*"), ids=lambda path: path.stem)
+def test_click_track_correct(path: Path, model: PromptedSegmenter) -> None:
+    recording = Recording(path)
+    with torch.inference_mode():
+        video = predictor(model, 7, 1)
+        prompted = video.prompt(0, {0: clicks([(200, 100, 1)])})
+        recording.check("click.prompt_frame", to_video(prompted), (1, 1, 9, 10))
+        run_pass(recording, "click", video)
+        corrected = video.prompt(3, {0: clicks([(300, 200, 0)])})
+        recording.check("correct.prompt_frame", to_video(corrected), (1, 1, 9, 10))
+        run_pass(recording, "correct", video, keep=frozenset({3}))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", recordings("e2e_two_objects*"), ids=lambda path: path.stem)
+def test_two_objects(path: Path, model: PromptedSegmenter) -> None:
+    recording = Recording(path)
+    with torch.inference_mode():
+        video = predictor(model, 4, 2)
+        video.prompt(0, {0: UserPrompt(0, mask=ellipse(*SIZE, 120, 200, 50, 80))})
+        points = [(300, 100, 1), (350, 150, 1), (100, 200, 0)]
+        for k in range(1, 4):
+            low = video.prompt(0, {1: clicks(points[:k])})
+            recording.check(f"two.click{k}", to_video(low), (1, 1, 9, 10))
+        run_pass(recording, "two", video)
