@@ -97,7 +97,7 @@ def segments(visible: np.ndarray) -> tuple[list[slice], list[slice]]:
 
 
 def adaptive_radius(area: int, height: int, width: int) -> float:
-    """ceil(0.1 sqrt(area)), or 0.1 of the diagonal for an empty object, at most 0.008 of the diagonal, then unrounded."""
+    """ceil(0.1 sqrt(area)), for an empty object 0.1 of the diagonal; at most 0.008 of the diagonal."""
     diagonal = math.sqrt(height * height + width * width)
     radius = math.ceil(0.1 * math.sqrt(area)) if area else 0.1 * diagonal
     return min(radius, 0.008 * diagonal)

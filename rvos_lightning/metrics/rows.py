@@ -179,14 +179,16 @@ class FrameRows(Metric, ABC):
         """Every item (or pair of items) with its frames, sorted by source, video and item; repeats dropped."""
         facts = self._facts()
         rows = dim_zero_cat(self.rows).cpu()
-        rows = rows[torch.from_numpy(np.lexsort(rows.numpy().T[::-1]))] if len(rows) else rows
+        if not len(rows):
+            return []
+        rows = rows[torch.from_numpy(np.lexsort(rows.numpy().T[::-1]))]
         heads = rows[:, :3]
         new = torch.ones(len(rows), dtype=torch.bool)
         new[1:] = (heads[1:] != heads[:-1]).any(1)
         rows = rows[new]
         j, f = region_similarity(rows[:, 3:]).numpy(), boundary_measure(rows[:, 3:]).numpy()
         table = rows.numpy()
-        starts = np.flatnonzero(np.r_[True, (table[1:, :2] != table[:-1, :2]).any(1)]) if len(table) else []
+        starts = np.flatnonzero(np.r_[True, (table[1:, :2] != table[:-1, :2]).any(1)])
         units = []
         for start, stop in zip(starts, [*starts[1:], len(table)], strict=True):
             key, other = table[start, :2].tolist()

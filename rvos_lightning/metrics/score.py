@@ -40,7 +40,7 @@ USUAL: dict[str, Protocol] = {
     "a2d_sentences": "A2D",
     "jhmdb_sentences": "A2D",
     "refcoco": "RefCOCO",
-    "refcoco_plus": "RefCOCO",
+    "refcoco+": "RefCOCO",
     "refcocog": "RefCOCO",
     "grefcoco": "GRefCOCO",
     "ref_zom": "RefZOM",
@@ -179,7 +179,7 @@ def parse(args: Sequence[str] | None) -> tuple[Options, Any]:
     parser.add_argument("-c", "--config", action="config", help="a file of configs/data/")
     parser.add_subclass_arguments(LightningDataModule, "data", required=True)
     parser.add_class_arguments(Options)
-    options = parser.instantiate_classes(parser.parse_args(args))
+    options = parser.instantiate(parser.parse_args(args))
     own = {name: options[name] for name in Options.__dataclass_fields__}
     return Options(**own), options.data
 

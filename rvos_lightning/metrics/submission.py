@@ -217,7 +217,6 @@ def _paint(
     picture: UInt8[np.ndarray, "height width"], mask: Bool[np.ndarray, "height width"], label: int
 ) -> UInt8[np.ndarray, "height width"]:
     """The object's number where nobody, or a higher number, was; and nowhere else."""
-    picture = np.where(picture == label, 0, picture)
     return np.where(mask & ((picture == 0) | (picture > label)), np.uint8(label), picture).astype(np.uint8)
 
 

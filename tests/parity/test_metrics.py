@@ -45,6 +45,7 @@ from rvos_lightning.metrics.region_boundary import (
 from rvos_lightning.metrics.revos import percent
 from rvos_lightning.metrics.shifted_planes import plane_counts
 
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools
 ERRORS = {}
 RECORDED = ("inter", "union", "nb_gt", "nb_pred", "match_gt", "match_pred", "area_gt", "area_pred")
 HEADLINE = {

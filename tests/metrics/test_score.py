@@ -1,0 +1,81 @@
+"""Scoring files equals scoring tensors."""
+
+import csv
+
+import pytest
+import yaml
+from made_masks import cut
+from made_reader import MadeReader
+
+from rvos_lightning import metrics
+from rvos_lightning.metrics.layouts import SubmissionError, expected_items
+from rvos_lightning.metrics.score import USUAL, Options, main, score
+from rvos_lightning.metrics.submission import MaskFolder
+
+
+def write(root, name, **kwargs):
+    reader = MadeReader(name, **kwargs)
+    folder = MaskFolder(root / name, name)
+    for metas, masks in reader.windows(4):
+        folder.write_all(metas, masks)
+    return reader, folder
+
+
+@pytest.mark.parametrize("name", ["mevis", "ref_youtube_vos", "ref_davis", "revos", "sav", "long_rvos"])
+def test_files_score_like_tensors(name, tmp_path):
+    reader, folder = write(tmp_path, name, annotated_every=2)
+    direct = getattr(metrics, USUAL[name])()
+    for number, part in enumerate(reader.parts):
+        own = [meta for meta in expected_items(reader) if meta.video == reader.videos[number].id]
+        for start in (0, 3):
+            masks, targets, _ = cut(part, start, start + 3)
+            direct.update(masks, targets, cut((masks, targets, own), start, start + 3)[2])
+    expected = {key: float(value) for key, value in direct.compute().items()}
+    for place in (folder.root, folder.finish(expected_items(reader))):
+        got = score(reader, Options(place))
+        assert {key: float(value) for key, value in got.compute().items()} == pytest.approx(expected, abs=1e-15)
+
+
+def test_missing_files_are_refused_or_empty(tmp_path):
+    reader, folder = write(tmp_path, "mevis", annotated_every=2)
+    (folder.root / "u/0/00005.png").unlink()  # not annotated, not needed
+    assert score(reader, Options(folder.root)).compute()["j"] > 0
+    (folder.root / "u/0/00010.png").unlink()
+    with pytest.raises(SubmissionError, match=r"1 faults\n  missing u/0/00010.png"):
+        score(reader, Options(folder.root))
+    assert score(reader, Options(folder.root, missing="empty")).compute()["j"] > 0
+    with pytest.raises(SubmissionError, match="no such folder or zip"):
+        score(reader, Options(tmp_path / "nowhere"))
+
+
+@pytest.fixture
+def config(tmp_path):
+    def write_config(**init_args):
+        data = {"class_path": "made_reader.MadeData", "init_args": init_args}
+        path = tmp_path / "data.yaml"
+        path.write_text(yaml.safe_dump({"data": data}))
+        return str(path)
+
+    return write_config
+
+
+def test_command_line(tmp_path, config, capsys):
+    _, folder = write(tmp_path, "mevis")
+    table = tmp_path / "table.csv"
+    command = ["-c", config(name="mevis"), "--predictions", str(folder.root)]
+    assert main([*command, "--table", str(table)]) == 0
+    printed = capsys.readouterr().out
+    assert "j_and_f " in printed and "(MeViS: mean over expressions" in printed
+    assert len(list(csv.DictReader(table.open()))) == 9
+    assert main([*command, "--protocol", "LongRVOS"]) == 0
+    assert "t_iou" in capsys.readouterr().out
+    assert main([*command, "--layout", "ref_youtube_vos"]) == 1
+    assert "missing Annotations/u/0/00000.png" in capsys.readouterr().err
+    assert main([*command, "--split", "test"]) == 1
+    assert "MadeData has no test split" in capsys.readouterr().err
+
+
+def test_hidden_truth_is_said(tmp_path, config, capsys):
+    _, folder = write(tmp_path, "mevis")
+    assert main(["-c", config(hidden=True), "--predictions", str(folder.root)]) == 1
+    assert "truth is hidden" in capsys.readouterr().err
