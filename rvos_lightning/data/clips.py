@@ -266,9 +266,8 @@ class EvaluationBatches(Dataset):
     @property
     def costs(self) -> list[float]:
         """Relative cost of each batch: frames, and frames times items."""
-        return [
-            len(self.reader.videos[s.videos[0]].frames) * sum(1.0 + len(own) for own in s.items) for s in self.shares
-        ]
+        lengths = [len(self.reader.videos[share.videos[0]].frames) for share in self.shares]
+        return [n * sum(1.0 + len(own) for own in s.items) for n, s in zip(lengths, self.shares, strict=True)]
 
     @property
     def lazy(self) -> bool:
@@ -279,7 +278,7 @@ class EvaluationBatches(Dataset):
         share = self.shares[index]
         originals = [self._original(v) for v in share.videos]
         sizes = [fit_size(size, self.framing.size, self.framing.resize) for size in originals]
-        frames = LazyFrames(self.reader, share.videos, sizes, ahead=share.lazy)
+        frames = LazyFrames(self.reader, share.videos, sizes)
         items = [i for own in share.items for i in own]
         targets = None
         if all(self.reader.items[i].objects is not None for i in items):
@@ -294,7 +293,8 @@ class EvaluationBatches(Dataset):
             for v, own in enumerate(share.items)
             for i in own
         ]
-        context = self._context(share, frames)
+        context = self._context(frames)
+        frames.ahead = share.lazy
         if not share.lazy:
             frames, targets = frames[:, :], None if targets is None else targets.window(0, len(everything))
         user = None
@@ -311,7 +311,7 @@ class EvaluationBatches(Dataset):
             size = (int(height), int(width))
         return size
 
-    def _context(self, share: Share, frames: LazyFrames) -> Tensor | None:
+    def _context(self, frames: LazyFrames) -> Tensor | None:
         positions = self.framing.context_positions(frames.shape[1])
         if not positions:
             return None

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from lightning.pytorch import LightningDataModule
+from torch.utils.data import Dataset
 
 from rvos_lightning.data.clips import EvaluationBatches, Framing, TrainClips, Units, plan_evaluation
 from rvos_lightning.data.collate import Collate
@@ -138,9 +139,12 @@ class VideoDataModule(LightningDataModule, ABC):
     def train_dataloader(self) -> ResumableLoader:
         """Batches of clips in an order that resumes exactly."""
         clips = self.train_clips()
+        return self._training_loader(clips, self.repeats * len(clips), self.shuffle)
+
+    def _training_loader(self, clips: Dataset, length: int, shuffle: bool) -> ResumableLoader:
         return ResumableLoader(
             clips,
-            DrawSampler(self.repeats * len(clips), self.batch_size, self.seed, self.shuffle),
+            DrawSampler(length, self.batch_size, self.seed, shuffle),
             self.batch_size,
             trainer=self.trainer,
             collate_fn=Collate(self.simulate_user),
