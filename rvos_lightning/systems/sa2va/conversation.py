@@ -5,7 +5,7 @@ Strings follow the released Sa2VA code (arXiv 2501.04001); they must match a che
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 TemplateName = Literal["qwen_chat", "internlm2_chat", "phi3_chat"]
 IGNORED = -100
@@ -14,6 +14,7 @@ SEG, CONTEXT, IMAGE_START, IMAGE_END = "[SEG]", "<IMG_CONTEXT>", "<img>", "</img
 SPECIAL_TOKENS = (SEG, "<p>", "</p>", "<vp>", "</vp>")  # the order Sa2VA adds them in
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """The part of a transformers tokenizer that is used."""
 
