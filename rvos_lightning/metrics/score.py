@@ -7,6 +7,7 @@ server's layout, made by whatever code, and prints the same numbers with the sam
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -64,9 +65,7 @@ class Options:
 
 def metric_of(protocol: str) -> FrameRows:
     """The metric class of that name, built."""
-    from rvos_lightning import metrics
-
-    return getattr(metrics, protocol)()
+    return getattr(import_module("rvos_lightning.metrics"), protocol)()
 
 
 def score(reader: Reader, options: Options) -> FrameRows:

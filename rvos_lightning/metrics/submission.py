@@ -119,11 +119,11 @@ def check_zip(path: Path, expected: Iterable[ClipMeta], layout: Layout | str) ->
     files = expected_files(expected, layout)
     with zipfile.ZipFile(path) as archive:
         infos = {info.filename: info for info in archive.infolist() if not info.is_dir()}
-        wrong = [f"missing {name}" for name in files if name not in infos]
-        wrong += [f"superfluous {name}{_hint(name, files)}" for name in infos if name not in files]
-        for name in sorted(files.keys() & infos.keys()):
-            wrong += _misshapen(archive, infos[name], files[name], layout)
-    _refuse(path, wrong)
+        missing = [f"missing {name}" for name in files if name not in infos]
+        surplus = [f"superfluous {name}{_hint(name, files)}" for name in infos if name not in files]
+        both = sorted(files.keys() & infos.keys())
+        bad = [fault for name in both for fault in _misshapen(archive, infos[name], files[name], layout)]
+    _refuse(path, missing, surplus, bad)
 
 
 def _misshapen(archive: zipfile.ZipFile, info: zipfile.ZipInfo, size: tuple[int, int], layout: Layout) -> list[str]:
@@ -152,10 +152,13 @@ def _hint(name: str, files: dict[str, tuple[int, int]]) -> str:
     return f" (belongs below {above[0].removesuffix(name)})" if above else ""
 
 
-def _refuse(path: Path | str, wrong: list[str]) -> None:
-    if wrong:
-        more = f"\n  ... and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
-        raise SubmissionError(f"{path}: {len(wrong)} faults\n  " + "\n  ".join(wrong[:SHOWN]) + more)
+def _refuse(path: Path | str, *kinds: Sequence[str]) -> None:
+    """Raise if anything is wrong; the first few of each kind of fault are shown."""
+    count = sum(map(len, kinds))
+    if count:
+        shown = [line for kind in kinds for line in kind[:SHOWN]]
+        more = f"\n  ... and {count - len(shown)} more" if count > len(shown) else ""
+        raise SubmissionError(f"{path}: {count} faults\n  " + "\n  ".join(shown) + more)
 
 
 class SavedMasks:
