@@ -57,6 +57,12 @@ def diagnose(data: Any, fast: bool) -> tuple[list[Finding], list[str]]:
     """Everything found in the splits of a data module, and one line of facts a split."""
     findings: list[Finding] = []
     facts: list[str] = []
+    for name, source in getattr(data, "sources", {}).items():  # a mixture
+        found, lines = diagnose(source, fast)
+        findings += [finding._replace(split=f"{name} {finding.split}") for finding in found]
+        facts += lines
+    if facts:
+        return findings, facts
     readers: dict[str, Reader] = {}
     for split, roles in splits(data).items():
         blocks = tuple(dict.fromkeys(ROLES[role] for role in roles))

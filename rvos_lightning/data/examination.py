@@ -18,6 +18,9 @@ BLOCKS = ("train", "validate", "submit")  # narrowed to what the split is used f
 def examine(reader: Reader, fast: bool, pool: Executor) -> Iterator[list[Problem]]:
     """Problems of the split as a whole, then of each video; `fast` reads names and headers only."""
     own = list(reader.problems(fast)) if isinstance(reader, FileReader) else []
+    if not len(reader.items):
+        what = "nothing in it: no expression or object"
+        own.append(Problem(f"{reader.name} {reader.split}", what, "Check the split's name and its files.", BLOCKS))
     yield [*count_problems(reader), *own]
     by_video: dict[int, list[Item]] = {}
     for item in reader.items:

@@ -2,6 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -9,7 +11,7 @@ import torch
 from jaxtyping import Bool, Int32, UInt8
 from torch import Tensor
 
-from rvos_lightning.data.image_files import FrameSource, Size
+from rvos_lightning.data.image_files import FrameSource, ImageFrames, Size
 from rvos_lightning.data.packed import Packed
 from rvos_lightning.data.problems import Problem
 from rvos_lightning.data.reader import DataError, Item, Reader, Video
@@ -76,9 +78,13 @@ class FileReader(Reader):
         truth: MaskSource | None = None,
         files: Sequence[object] = (),
     ) -> None:
-        """Packs videos and items; sub-classes do the parsing and refuse what is broken."""
+        """Packs videos and items; sub-classes do the parsing and refuse what is broken.
+
+        Outside training the size of every video is looked up, so that small ones can be evaluated in memory.
+        """
         self.name, self.split, self.frames, self.truth = name, split, frames, truth
-        self.videos: Sequence[Video] = Packed(Video, videos)
+        known = list(videos) if split.startswith("train") else _measured(list(videos), frames)
+        self.videos: Sequence[Video] = Packed(Video, known)
         self.items: Sequence[Item] = Packed(Item, items)
         self.files = tuple(files)
 
@@ -134,6 +140,21 @@ class FileReader(Reader):
             return asked, None
         places = {position: index for index, position in enumerate(distinct)}
         return distinct, [places[position] for position in asked]
+
+
+def _measured(videos: list[Video], frames: FrameSource) -> list[Video]:
+    """Videos with the size that their first frame's header tells; unknown where that is missing or a video file."""
+
+    def measured(video: Video) -> Video:
+        try:
+            return replace(video, size=frames.size(video)) if video.size is None and video.frames else video
+        except DataError:  # reading it says what is wrong, and so does the doctor
+            return video
+
+    if not isinstance(frames, ImageFrames):
+        return videos
+    with ThreadPoolExecutor(8) as pool:
+        return list(pool.map(measured, videos))
 
 
 class StoredMasks(MaskSource):

@@ -4,7 +4,7 @@
 
 Data are made on the spot: 854x480 JPEG frames of about 100 kB (a real picture, moved), five annotations a video that
 change shape, twelve expressions. Both loaders give the same uint8 frames and boolean masks of 8 frames a sample, which
-is asserted; resizing and collation are left out. Timings are of one process with one thread; the memory is what a worker
+is asserted; resizing and collation are left out. Timings are of one process and thread; the memory is what a worker
 holds for itself alone (Private_Dirty) after reading samples, at a mask file of one and of `--copies` times the size.
 """
 

@@ -103,3 +103,29 @@ def test_wrong_usage(tmp_path, check):
     with pytest.raises(SystemExit) as caught:
         main(["-c", str(tmp_path / "none.yaml")])
     assert caught.value.code == 2
+
+
+def test_every_disk_configuration_parses_and_names_its_missing_files(tmp_path, monkeypatch, capsys, root):
+    monkeypatch.setenv("RVOS_DATA", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "1000")
+    for path in sorted((root / "configs" / "data").glob("*.yaml")):
+        if "RVOS_DATA" in path.read_text():
+            assert main(["-c", str(path), "--fast"]) == 1, path
+            out = capsys.readouterr().out
+            assert "missing" in out and "NO" in out, path
+
+
+def test_a_mixture_is_examined_source_by_source(tmp_path, monkeypatch, capsys, root):
+    from layouts import refer
+
+    for name, partition in (("refcoco", "unc"), ("refcoco+", "unc"), ("refcocog", "umd")):
+        refer.refcoco(tmp_path / "coco", name, partition, rename={"testA": "val", "testB": "test"})
+    monkeypatch.setenv("RVOS_DATA", str(tmp_path))
+    configuration = str(root / "configs" / "data" / "refcoco_mix.yaml")
+    assert main(["-c", configuration]) == 0
+    assert "refcocog_umd train: 1 videos, 2 items" in capsys.readouterr().out
+    refer.refcoco(tmp_path / "coco", "refcoco+", rename={"testA": "val"})  # its test is left, half of it
+    assert main(["-c", configuration]) == 0
+    refer.refcoco(tmp_path / "coco", "refcoco+")  # no val
+    assert main(["-c", configuration]) == 1
+    assert "nothing in it" in capsys.readouterr().out

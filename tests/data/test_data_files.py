@@ -102,7 +102,7 @@ def test_a_damaged_zip_member(tmp_path):
 @pytest.mark.parametrize("chunk", [1, 7, 1 << 20])
 def test_streamed_json_equals_parsed_json(tmp_path, monkeypatch, chunk):
     monkeypatch.setattr(annotation_files, "CHUNK", chunk)
-    content = {"a": [1, {"b": "é]}\"\\"}, []], "n": 12345, "list": [{"x": 1}, [2], 3], "none": None, "e": []}
+    content = {"a": [1, {"b": 'é]}"\\'}, []], "n": 12345, "list": [{"x": 1}, [2], 3], "none": None, "e": []}
     path = write_json(tmp_path / "a.json", content)
     assert dict(JsonStream(path).members()) == content
     walked = [pair for pair in JsonStream(path).members(("list", "e"))]

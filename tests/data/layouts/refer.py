@@ -79,11 +79,12 @@ def refs() -> list[dict]:
     return out
 
 
-def refcoco(root: Path, name="refcoco", partition="unc", protocol=2, **changes) -> Path:
-    """`refs(<partition>).p` as Python wrote it."""
+def refcoco(root: Path, name="refcoco", partition="unc", protocol=2, rename=None, **changes) -> Path:
+    """`refs(<partition>).p` as Python wrote it; `rename` gives splits other names."""
     write_images(root)
     write_json(root / name / "instances.json", instances(**changes))
-    (root / name / f"refs({partition}).p").write_bytes(pickle.dumps(refs(), protocol=protocol))
+    made = [{**ref, "split": (rename or {}).get(ref["split"], ref["split"])} for ref in refs()]
+    (root / name / f"refs({partition}).p").write_bytes(pickle.dumps(made, protocol=protocol))
     return root
 
 
