@@ -18,7 +18,7 @@ from rvos_lightning.data.reader import DataError, Video
 class Mp4Frames(FrameSource):
     """One file a video; a frame's name is its number in the file.
 
-    Frames past the end of a file repeat its last one: tables of some sets count a frame or two more than can be decoded.
+    Frames past the end of a file repeat its last one: tables of some sets count more frames than can be decoded.
     """
 
     def __init__(self, place: Path, file: str = "{video}.mp4", first: int = 0) -> None:

@@ -21,6 +21,7 @@ from rvos_lightning.data.sa1b import SA1BReader
 from rvos_lightning.data.sav import SAVReader, SAVTrainReader
 from rvos_lightning.data.youtube_vos import YouTubeVOSReader
 
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools 2.0.11
 SAMPLES = Path(__file__).parent / "samples"
 
 

@@ -17,6 +17,8 @@ from rvos_lightning.data.ref_davis import RefDAVISReader
 from rvos_lightning.data.ref_youtube_vos import RefYouTubeVOSReader
 from rvos_lightning.data.revos import ReVOSReader
 
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools 2.0.11
+
 
 def truth(reader, item, positions=None):
     """Masks of an item as an array, all frames by default."""
