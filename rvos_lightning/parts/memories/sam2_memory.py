@@ -50,10 +50,19 @@ class Sam2Memory(Memory):
             frames); 0: only frame 0 looks at none and it is forgotten like any other (SAMWISE).
         memory_in_training: False decodes training frames one by one (Sa2VA).
         gate_masks: in evaluation an object said to be absent gets an empty mask.
+        prompted: only that many first frames of a video are prompted, the others are tracked by memory alone;
+            None: all are prompted.
     """
 
-    def __init__(self, conditioning: int = 0, memory_in_training: bool = True, gate_masks: bool = True) -> None:
+    def __init__(
+        self,
+        conditioning: int = 0,
+        memory_in_training: bool = True,
+        gate_masks: bool = True,
+        prompted: int | None = None,
+    ) -> None:
         super().__init__()
+        self.prompted = prompted
         self.conditioning = conditioning
         self.memory_in_training = memory_in_training
         self.gate_masks = gate_masks
@@ -86,6 +95,8 @@ class Sam2Memory(Memory):
         state: Sam2State,
     ) -> tuple[Decoded, Float[Tensor, "batch side side"]]:
         """Decode one frame under its prompt and the memories; also its logits at full resolution."""
+        if self.prompted is not None and state.frame >= self.prompted:
+            tokens, dense = tokens[:, :0], None
         decoded = segmenter.decode((*frame[:-1], self.read(frame[-1], segmenter, state)), tokens, dense)
         return decoded, segmenter.upscale(self.gate(decoded))
 

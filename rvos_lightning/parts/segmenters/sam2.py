@@ -47,6 +47,8 @@ class Sam2(Segmenter):
         frozen_dropout: frozen parts keep dropout in training, as the official SAMWISE leaves them.
         object_scores: the decoder says whether the object is there (SAMWISE turns it off for RefCOCO).
         multimask: decode three masks and take the one with the highest estimated IoU; else the single-mask token.
+        empty_points: empty points that accompany a prompt: 2 with language, 1 with a box or clicks, as SAM 2 sends
+            them; a frame without any prompt always has 2.
         fit: `pad` frames right and bottom to the square, or `stretch` them to it.
         checkpointing: recompute trunk blocks in the backward pass instead of keeping their activations.
         size: own widths and depths instead of the variant's.
@@ -69,6 +71,7 @@ class Sam2(Segmenter):
         frozen_dropout: bool = False,
         object_scores: bool = True,
         multimask: bool = False,
+        empty_points: int = 2,
         fit: Literal["pad", "stretch"] = "pad",
         checkpointing: bool = False,
         size: Sam2Size | None = None,
@@ -82,6 +85,7 @@ class Sam2(Segmenter):
             raise ValueError(f"Sam2 image_size {image_size} is no multiple of {stride * 2}, its coarsest stride")
         self.image_size, self.version, self.object_scores = image_size, version, object_scores
         self.multimask, self.fit, self.checkpointing = multimask, fit, checkpointing
+        self.empty_points = empty_points
         self.grid = image_size // stride
         self.prompt_dim, self.memory_width = size.hidden, size.memory_width
         self.channels = (size.hidden // 8, size.hidden // 4, size.hidden)
@@ -207,12 +211,20 @@ class Sam2(Segmenter):
         return self.sam_prompt_encoder.get_dense_pe()
 
     def queries(self, tokens: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch queries dim"]:
-        """Decoder tokens, then the sparse prompt: two empty points (SAM 2 always sends them) and the language."""
+        """Decoder tokens, then the sparse prompt: the empty points and the given tokens."""
         decoder = self.sam_mask_decoder
         score = [decoder.obj_score_token.weight] if self.object_scores else []
-        empty = self.sam_prompt_encoder.not_a_point_embed.weight
-        fixed = torch.cat([*score, decoder.iou_token.weight, decoder.mask_tokens.weight, empty, empty])
+        empty = [self.sam_prompt_encoder.not_a_point_embed.weight] * (self.empty_points if tokens.shape[1] else 2)
+        fixed = torch.cat([*score, decoder.iou_token.weight, decoder.mask_tokens.weight, *empty])
         return torch.cat([fixed.expand(len(tokens), -1, -1).to(tokens.dtype), tokens], dim=1)
+
+    def box_tokens(self, boxes: Float[Tensor, "batch 4"], frame_size: tuple[int, int]) -> Float[Tensor, "batch 2 dim"]:
+        """Prompt tokens of boxes (left, top, right, bottom, in pixels of a frame of that height and width)."""
+        corners = boxes.view(-1, 2, 2)
+        if self.fit == "stretch":
+            corners = corners * corners.new_tensor([self.image_size / side for side in frame_size[::-1]])
+        labels = torch.tensor([2, 3], device=boxes.device).expand(len(boxes), 2)  # top-left, bottom-right
+        return self.sam_prompt_encoder(points=(corners, labels), boxes=None, masks=None)[0][:, :2]
 
     def decode(
         self,
