@@ -230,4 +230,4 @@ def test_no_other_code_unpickles(root):
     """Only the disassembler is used, and only in one file."""
     for path in (root / "rvos_lightning" / "data").glob("*.py"):
         text = path.read_text()
-        assert "import pickle\n" not in text and "Unpickler" not in text and "allow_pickle=True" not in text, path
+        assert not any(word in text for word in ("pickle.load", "Unpickler", "allow_pickle=True")), path
