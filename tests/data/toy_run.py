@@ -44,8 +44,8 @@ class Toy(LightningModule):
         ids = [f"{m.video}/{m.item}" for m in batch.clip.meta]
         self.seen.append(ids)
         words = sum(zlib.crc32(text.encode()) % 97 for text in batch.clip.expressions or [])
-        facts = [batch.clip.frames.double().mean(), batch.targets.masks.double().mean(), torch.tensor(words / 97.0), 1.0]
-        facts = torch.stack([torch.as_tensor(f, dtype=torch.float64) for f in facts])
+        means = [float(batch.clip.frames.double().mean()), float(batch.targets.masks.double().mean())]
+        facts = torch.tensor([*means, words / 97.0, 1.0], dtype=torch.float64)
         return (self.weight(facts) ** 2).sum()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -74,20 +74,26 @@ class KillAt(Callback):
 
 def data(workers: int = 0, clips: int = 22, **kwargs: Any) -> MovingShapes:
     kwargs = {"batch_size": 2, "expressions_per_video": 1, "val_clips": 3, "eval_batch_size": 1} | kwargs
-    return MovingShapes(
-        train_clips=clips, size=16, clip_length=2, augment=[Noise()], workers=workers, seed=3, **kwargs
-    )
+    return MovingShapes(train_clips=clips, size=16, clip_length=2, augment=[Noise()], workers=workers, seed=3, **kwargs)
 
 
-def trainer(folder: Path, steps: int, devices: int = 1, callbacks: list[Callback] | None = None, **kwargs: Any) -> Trainer:
+def trainer(
+    folder: Path, steps: int, devices: int = 1, callbacks: list[Callback] | None = None, **kwargs: Any
+) -> Trainer:
     save = ModelCheckpoint(folder, filename="{step}", every_n_train_steps=1, save_top_k=-1, monitor=None)
     # Lightning evaluates through DDP, whose buffer broadcast is a collective a step: fatal where ranks are uneven.
-    strategy = DDPStrategy(process_group_backend="gloo", broadcast_buffers=False) if devices > 1 else "auto"
+    ddp = DDPStrategy(process_group_backend="gloo", broadcast_buffers=False)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     return Trainer(
-        accelerator="cpu", devices=devices, strategy=strategy, max_steps=steps, default_root_dir=folder, logger=False,
-        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
-        callbacks=[save, *(callbacks or [])], **{"limit_val_batches": 0, **kwargs},
-    )  # fmt: skip
+        accelerator="cpu",
+        devices=devices,
+        strategy=ddp if devices > 1 else "auto",
+        max_steps=steps,
+        default_root_dir=folder,
+        use_distributed_sampler=False,
+        callbacks=[save, *(callbacks or [])],
+        **{"limit_val_batches": 0, **quiet, **kwargs},
+    )
 
 
 def newest(folder: Path) -> str | None:
