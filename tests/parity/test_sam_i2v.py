@@ -283,3 +283,45 @@ def test_codes(path: Path) -> None:
         cosine, sine = rope_attention.rotation(256, width, height)
         table = torch.stack([cosine[:, 1::2], sine[:, 1::2]], 2)[:: 97 if name == "rope64" else 1]
         recording.check(name, table, (1, 4, 1))
+
+
+@each("misc*")
+def test_preprocessing(path: Path) -> None:
+    import zlib
+
+    import numpy as np
+
+    from rvos_lightning.parts.segmenters.sam_encoders import normalise
+    from rvos_lightning.systems.sam_i2v.head_step import resize_mask
+    from tests.parity.sam_i2v_rule import prefix
+
+    recording = Recording(path)
+    seed = zlib.crc32(f"{prefix()}pre.image".encode()) & 0xFFFFFFFF
+    pixels = torch.from_numpy(np.random.RandomState(seed).randint(0, 256, (270, 480, 3), dtype=np.int64))
+    tensor = normalise(pixels.permute(2, 0, 1)[None].float() / 255, 1024)[0]
+    recording.check("pre.tensor", tensor, (1, 32, 32))
+    mask = resize_mask(ellipse(270, 480, 108, 240, 54, 144), 1024)
+    recording.check("pre.mask_resized", mask[None], (1, 1, 16, 16))
+    assert int(mask.sum()) == int(recording["pre.mask_resized_sum"])
+
+
+@each("misc*")
+def test_clicks(path: Path) -> None:
+    from rvos_lightning.data import simulated_user as user
+
+    recording = Recording(path)
+
+    def mask(*shapes: tuple[float, ...]) -> Tensor:
+        return torch.stack([ellipse(96, 128, *shape) for shape in shapes]).any(0)
+
+    truths = [mask((40, 60, 25, 35)), mask((30, 30, 10, 20), (60, 70, 9, 14)), mask((45, 45, 20, 20))]
+    guesses = [mask((44, 52, 22, 30)), mask((30, 33, 12, 16)), mask((45, 45, 26, 31))]
+    for i, (truth, guess) in enumerate(zip(truths, guesses, strict=True)):
+        for name, predicted in (("center", guess), ("center_first", torch.zeros_like(guess))):
+            point, label = user.centre_of_error(truth, predicted)
+            assert list(point) == recording[f"click.{name}.points"][i, 0].tolist(), name
+            assert label == int(recording[f"click.{name}.labels"][i, 0])
+        assert list(user.first_click(truth)) == recording["click.eval_first"][i].tolist()
+        assert user.overlap(truth, guess) == pytest.approx(float(recording["click.eval_iou"][i]), abs=1e-6)
+        assert list(user.tight_box(truth)) == recording["click.eval_box"][i].tolist()
+        assert user.inclusive_box(truth).tolist() == recording["click.mask_to_box"][i, 0].tolist()

@@ -41,6 +41,7 @@ class TrackState(State):
         embeds: unit-length image feature of each recent frame, one row per video (shared by its objects).
         waiting: prompts not reached yet, by (item, position in the video).
         streams: random streams of the items, if the selector draws.
+        clicks: each item's first clicks and their labels (the per-frame baseline repeats them).
     """
 
     index: int = 0
@@ -48,6 +49,7 @@ class TrackState(State):
     embeds: dict[int, Float[Tensor, "video numbers"]] = field(default_factory=dict)
     waiting: dict[tuple[int, int], list[UserPrompt]] | None = None
     streams: dict[int, torch.Generator] = field(default_factory=dict)
+    clicks: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def with_memory(self, item: int, prompted: bool) -> list[int]:
         """Frames of which the item has a memory, prompted or not."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -100,14 +101,18 @@ class PromptMemory(Memory):
         Raises:
             ValueError: the segmenter is no `Sam` with an occlusion head or has another width.
         """
-        from rvos_lightning.systems.sam_i2v.frame_loop import FrameLoop
-
         if not isinstance(segmenter, Sam) or segmenter.prompt_dim != self.dim:
             raise ValueError(f"PromptMemory(dim={self.dim}) needs a parts.segmenters.sam.Sam of that width")
         state = state if isinstance(state, TrackState) else TrackState()
-        loop = FrameLoop(self, segmenter, features.pyramid[-1], prompt, clip, state)
+        loop = self.loop(segmenter, features, prompt, clip, state)
         prediction: TrackedPrediction = loop.train() if self.training else loop.track()
         return prediction
+
+    def loop(self, sam: Sam, features: Features, prompt: Prompt, clip: Clip, state: TrackState) -> Any:
+        """The frame loop over one window."""
+        from rvos_lightning.systems.sam_i2v.frame_loop import FrameLoop  # it imports this module
+
+        return FrameLoop(self, sam, features.pyramid[-1], prompt, clip, state)
 
     def situation(
         self, state: TrackState, index: int, items: Sequence[int], feature: Tensor, readings: Sequence[Reading] | None

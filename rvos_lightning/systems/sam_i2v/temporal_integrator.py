@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rvos_lightning.parts.segmenters.sam_encoders import normalise
+from rvos_lightning.parts.text.encoder import TextEncoder
 from rvos_lightning.seams import Adapter, Segmenter
 from rvos_lightning.types import Clip, Features
 
@@ -59,6 +60,7 @@ class TemporalIntegrator(Adapter):
         temporal_dim: of the temporal branch.
         frames: clip length, current frame included (5 as released; the paper's cost table counts 3).
         patch: side of a stem patch, the segmenter's stride.
+        text: reads the expressions for a sentence prompter (the original has no language); None for clicks.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class TemporalIntegrator(Adapter):
         temporal_dim: int = 96,
         frames: int = 5,
         patch: int = 16,
+        text: TextEncoder | None = None,
     ):
         super().__init__()
         self.channels, self.dim, self.frames, self.patch = tuple(channels), dim, frames, patch
@@ -80,17 +83,17 @@ class TemporalIntegrator(Adapter):
         self.to_image = nn.ModuleList(_conv_norm_gelu(both, dim, 1) for _ in range(STAGES))
         self.integrate = nn.ModuleList(_conv_norm_gelu(dim, dim, 3) for _ in range(STAGES))
         self.apply(_initialise)
+        self.text = text
 
     def forward(self, clip: Clip, segmenter: Segmenter) -> Features:
         """Encode each video once, integrate, and hand every item its video's features.
 
         Raises:
-            ValueError: the segmenter's levels are not the ones this adapter was built for.
+            ValueError: the segmenter's levels are not the ones this adapter was built for; no expressions to read.
         """
         if tuple(segmenter.channels[-3:]) != self.channels:
-            raise ValueError(
-                f"adapter.channels is {self.channels}, the segmenter's last levels have {tuple(segmenter.channels[-3:])}"
-            )
+            found = tuple(segmenter.channels[-3:])
+            raise ValueError(f"adapter.channels is {self.channels}, the segmenter's last levels have {found}")
         levels = segmenter.encode(clip.frames.flatten(0, 1))[-STAGES:]
         size = getattr(segmenter, "image_size", clip.frames.shape[-1])
         frames = clip.frames if clip.past is None else torch.cat([clip.past, clip.frames], 1)
@@ -99,7 +102,10 @@ class TemporalIntegrator(Adapter):
         fused = self.integrate_levels(levels, self.stem_slots(pixels, slots))
         fused = fused.unflatten(0, (-1, clip.time))
         alone = len(fused) == 1
-        return Features((fused.expand(len(clip), -1, -1, -1, -1) if alone else fused[clip.video],))
+        pyramid = (fused.expand(len(clip), -1, -1, -1, -1) if alone else fused[clip.video],)
+        if self.text is None:
+            return Features(pyramid)
+        return Features(pyramid, *self.text(clip.expressions or []))
 
     def stem_slots(
         self, pixels: Float[Tensor, "video time 3 h w"], slots: Int[Tensor, "current slot"]

@@ -1,0 +1,58 @@
+"""Image SAM: variants, hooks, weights."""
+
+import pytest
+import torch
+
+from rvos_lightning.parts.segmenters.sam import Sam
+from rvos_lightning.parts.segmenters.sam_encoders import normalise
+from rvos_lightning.weights import WeightsError
+
+
+def test_small_encodes_decodes_and_lets_hooks_in() -> None:
+    sam = Sam("small", 32).eval()
+    seen = []
+
+    def hook(stage: int, x: torch.Tensor) -> torch.Tensor:
+        seen.append(x.shape[1])
+        return x + 1
+
+    images = torch.rand(2, 3, 48, 40)
+    with torch.no_grad():
+        plain, hooked = sam.encode(images), sam.encode(images, hook)
+        decoded = sam.decode(plain, torch.zeros(2, 1, sam.prompt_dim))
+    assert tuple(seen) == sam.stage_channels
+    assert tuple(level.shape[1] for level in plain) == sam.channels
+    assert not torch.allclose(plain[-1], hooked[-1])
+    assert decoded.mask_logits.shape == (2, 32, 32) and decoded.presence_logits is None
+
+
+@pytest.mark.parametrize("variant", ["tiny_sam", "edge_sam", "slim_sam_77", "sam_l", "sam_h"])
+def test_variants_say_what_they_return(variant: str) -> None:
+    with torch.device("meta"):
+        sam = Sam(variant, 256)
+        levels = sam.encoder(torch.zeros(1, 3, 256, 256))
+    assert tuple(level.shape[1] for level in levels) == sam.channels and levels[-1].shape[-2:] == (16, 16)
+
+
+def test_own_weights_come_back_and_others_are_refused(tmp_path) -> None:
+    sam = Sam("small", 32)
+    path = tmp_path / "sam.pt"
+    torch.save(sam.state_dict(), path)
+    again = Sam("small", 32, weights=path)
+    assert all(torch.equal(a, b) for a, b in zip(sam.state_dict().values(), again.state_dict().values(), strict=True))
+    torch.save({"image_encoder.neck.0.weight": torch.zeros(1)}, path)
+    with pytest.raises(WeightsError, match="does not fill"):
+        Sam("small", 32, weights=path)
+
+
+def test_image_size_must_fit_the_stride() -> None:
+    with pytest.raises(ValueError, match="stride 16"):
+        Sam("tiny_sam", 100)
+
+
+def test_normalise_resizes_like_the_original_and_keeps_ready_images() -> None:
+    images = torch.rand(1, 3, 16, 16)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    expected = (images - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+    torch.testing.assert_close(normalise(images, 16), expected)
+    assert normalise(images, 8).shape == (1, 3, 8, 8)

@@ -1,0 +1,165 @@
+"""SAM-I2V in small: windows, bounded memory, several objects, corrections, selection, export, optimiser groups."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from callbacks import StructureLoss
+from rvos_lightning.data import SimulatedUser
+from rvos_lightning.network import PromptedSegmenter
+from rvos_lightning.optim import param_groups
+from rvos_lightning.parts.prompters.user import UserPrompter
+from rvos_lightning.parts.segmenters.sam import Sam
+from rvos_lightning.systems.sam_i2v import official
+from rvos_lightning.systems.sam_i2v.memory_selector import MemorySelector
+from rvos_lightning.systems.sam_i2v.per_frame import ImageFeatures, PerFrame
+from rvos_lightning.systems.sam_i2v.predictor import VideoPredictor
+from rvos_lightning.systems.sam_i2v.prompt_memory import PromptMemory
+from rvos_lightning.systems.sam_i2v.temporal_integrator import TemporalIntegrator, clip_slots
+from rvos_lightning.types import Batch, Clip, ClipMeta, Targets, UserPrompt
+from rvos_lightning.weights import convert
+
+ROOT = Path(__file__).parents[2]
+
+
+def small(**memory) -> PromptedSegmenter:
+    torch.manual_seed(0)
+    sam = Sam("small", 32, occlusion=True)
+    with torch.no_grad():
+        sam.mask_decoder.pred_obj_score_head.layers[2].bias.fill_(2)
+    adapter = TemporalIntegrator((48, 64, 64), 64, 8, patch=4)
+    return PromptedSegmenter(sam, adapter, UserPrompter(), PromptMemory(64, 32, 32, 1, 0.0, 4, **memory))
+
+
+def batch(time: int = 4, items: tuple[int, ...] = (2, 1), protocol: str = "three_click", train: bool = False) -> Batch:
+    videos = torch.tensor([v for v, count in enumerate(items) for _ in range(count)])
+    frames = torch.rand(len(items), time, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    masks = torch.zeros(len(videos), time, 32, 32, dtype=torch.bool)
+    for i in range(len(videos)):
+        for t in range(time):
+            masks[i, t, 5 * i + t // 2 : 5 * i + 10, 4 : 16 + i] = True
+    meta = [
+        ClipMeta(f"v{v}", str(i), tuple(map(str, range(time))), (32, 32), (32, 32), tuple(range(time)))
+        for i, v in enumerate(videos.tolist())
+    ]
+    targets = Targets(masks, torch.ones(len(videos), time, dtype=torch.bool))
+    factory = SimulatedUser(corrections=2, protocol=protocol)
+    user = factory(targets, meta, 3) if train else factory.evaluation(targets, meta, 3)
+    return Batch(Clip(frames, videos, None, meta, user), targets)
+
+
+@torch.no_grad()
+def run(network: PromptedSegmenter, clip: Clip, window: int) -> torch.Tensor:
+    state, masks = None, []
+    for start in range(0, clip.time, window):
+        prediction = network(clip.window(start, start + window), state)
+        state = prediction.state
+        masks.append(prediction.mask_logits)
+    return torch.cat(masks, 1)
+
+
+@pytest.mark.parametrize("draw", ["top_k", "random"])
+def test_windows_change_nothing(draw: str) -> None:
+    network = small(selector=MemorySelector(4, 2, 2, 1, draw=draw)).eval()
+    whole, parts = (run(network, batch(9).clip, window) for window in (9, 2))
+    torch.testing.assert_close(whole, parts, rtol=1e-3, atol=2e-3)
+
+
+def test_objects_of_several_videos_do_not_see_each_other() -> None:
+    network = small().eval()
+    together = run(network, batch(5).clip, 5)
+    data = batch(5)
+    one = Clip(data.clip.frames[:1], torch.zeros(1, dtype=torch.long), None, data.clip.meta[1:2])
+    user = SimulatedUser().evaluation(Targets(data.targets.masks[1:2], data.targets.annotated[1:2]), list(one.meta), 0)
+    alone = run(network, Clip(one.frames, one.video, None, one.meta, user), 5)
+    torch.testing.assert_close(together[1:2], alone, rtol=1e-3, atol=2e-3)
+
+
+def test_memory_is_bounded() -> None:
+    network = small(selector=MemorySelector(3, 2, 2, 1)).eval()
+    state = None
+    clip = batch(14, (1,)).clip
+    with torch.no_grad():
+        for time in range(14):
+            state = network(clip.window(time, time + 1), state).state
+    assert sorted(state.frames) == [0, *range(9, 14)] and len(state.embeds) == 5 and state.past.shape[1] <= 8
+
+
+def test_training_step_reaches_every_parameter() -> None:
+    network = small().train()
+    for seed in range(6):  # points and masks are drawn
+        data = batch(4, train=True)
+        user = SimulatedUser(corrections=2)(data.targets, data.clip.meta, seed)
+        prediction = network(Clip(data.clip.frames, data.clip.video, None, data.clip.meta, user))
+        sum(StructureLoss().terms(data, prediction).values()).backward()
+        corrected = len(user.plan.corrected)
+        assert len(prediction.steps) == 4 + 2 * corrected
+    silent = {name for name, p in network.named_parameters() if p.grad is None}
+    assert silent <= {"memory.no_obj_ptr", "memory.no_obj_embed_spatial"}, silent
+
+
+@pytest.mark.parametrize("protocol", ["click", "three_click", "box", "mask", "online"])
+def test_protocols_run(protocol: str) -> None:
+    data = batch(4, protocol=protocol)
+    with torch.no_grad():
+        prediction = small().eval()(data.clip)
+    assert prediction.mask_logits.shape == (3, 4, 32, 32) and prediction.steps == []
+    if protocol == "mask":
+        assert torch.equal(prediction.mask_logits[:, 0] > 0, data.targets.masks[:, 0])
+
+
+def test_predictor_equals_the_frame_loop_and_takes_corrections() -> None:
+    network = small().eval()
+    clip = batch(6, (2,), protocol="click").clip
+    streamed = run(network, clip, 6)
+    video = VideoPredictor(network, clip, chunk=4)
+    video.prompt(0, {i: clip.user.first_prompt(i)[0] for i in range(2)})
+    masks = torch.cat([low for _, low in video.propagate()], 1)
+    torch.testing.assert_close(masks, streamed, rtol=1e-3, atol=2e-3)
+    video.prompt(3, {1: UserPrompt(3, torch.tensor([[0.2, 0.9]]), torch.tensor([0]))})
+    again = dict(video.propagate(start=3, keep=frozenset({3})))
+    assert sorted(again) == [3, 4, 5] and not torch.equal(again[3], masks[:, 3:4])
+    assert [t for t, _ in video.propagate(start=2, reverse=True)] == [2, 1, 0]
+
+
+def test_per_frame_baseline_does_not_look_at_other_frames() -> None:
+    torch.manual_seed(0)
+    memory = PerFrame(64, 32, 32, 1, 0.0, 4)
+    network = PromptedSegmenter(Sam("small", 32, occlusion=True), ImageFeatures(), UserPrompter(), memory).eval()
+    data = batch(3)
+    before = run(network, data.clip, 3)
+    data = batch(3)
+    data.clip.frames[:, 1] = 0
+    after = run(network, data.clip, 3)
+    assert torch.equal(before[:, 2], after[:, 2]) and not torch.equal(before[:, 1], after[:, 1])
+
+
+def test_clip_slots_repeat_the_current_frame() -> None:
+    assert clip_slots(7, 5)[[0, 1, 6]].tolist() == [[0] * 5, [0, 1, 1, 1, 1], [2, 3, 4, 5, 6]]
+
+
+def test_official_names_go_both_ways() -> None:
+    goal = official.target()
+    exported = official.export_state(goal)
+    listed = {key for key, *_ in json.loads((ROOT / "tests/golden/state_dicts/sam_i2v.json").read_text())}
+    assert exported.keys() == listed
+    back = convert(exported, official.KEY_MAP, goal)
+    assert back.keys() == goal.keys() and all(back[key] is goal[key] for key in goal)
+
+
+def test_paper_groups_equal_the_recorded_ones() -> None:
+    model = yaml.safe_load((ROOT / "configs/paper/sam_i2v.yaml").read_text())["model"]
+    with torch.device("meta"):
+        network = official.build()
+    groups = param_groups(network, model["lr_scale"], model["no_decay"])
+    ids = {id(p): (3e-4 * g["lr_scale"], g.get("weight_decay", 0.1)) for g in groups for p in g["params"]}
+    names = official.official_names(network.state_dict())
+    recorded = {r[0]: r for r in json.loads((ROOT / "tests/golden/sam_i2v/optim_groups.json").read_text())}
+    for name, parameter in network.named_parameters():
+        rate, decay = ids[id(parameter)]
+        _, start, half, _, expected_decay = recorded[names[name]]
+        assert (rate, decay) == (pytest.approx(start, rel=1e-5), expected_decay), name
+        assert rate * (0.01 + 0.99 * 0.5) == pytest.approx(half, rel=1e-5)
