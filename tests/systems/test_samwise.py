@@ -264,3 +264,19 @@ def test_parameter_table_has_the_published_numbers():
     token_types, head, norm = 768, 642_393, 512
     assert counts["total, RoBERTa, hiera_b+"] - token_types + head + norm == 210_766_237
     assert "150 M" in table(rows())
+
+
+def test_video_stage_starts_from_image_stage(tmp_path):
+    """Stage 1 has neither HSA, CME nor object scores: what it lacks must be named as fresh, and stays as built."""
+    from rvos_lightning.module import start_from
+
+    first = samwise(adapter={"selective": False}, memory={"switching": False}, object_scores=False)
+    save(first.state_dict(), tmp_path / "stage1.safetensors")
+    second = samwise(seed=1)
+    with pytest.raises(WeightsError, match="missing"):
+        start_from(second, tmp_path / "stage1.safetensors")
+    fresh = [r"adapter\.adapters\..*\.selective\..*", r"memory\.encoder\..*", r"segmenter\..*obj_.*"]
+    before = second.memory.encoder.linear1.weight.clone()
+    start_from(second, tmp_path / "stage1.safetensors", fresh)
+    assert torch.equal(second.prompter.project_text.layers[0].weight, first.prompter.project_text.layers[0].weight)
+    assert torch.equal(second.memory.encoder.linear1.weight, before)
