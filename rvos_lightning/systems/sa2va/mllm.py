@@ -71,7 +71,9 @@ class MLLM(nn.Module):
         self.train_vision = train_vision
         self.register_buffer("lora_scale", lora_scale(lora))
         if checkpointing:
-            self.model.model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+            language = self.model.model.language_model  # the older name goes in transformers 6
+            new = getattr(language, "activation_checkpointing_enable", None)
+            (new or language.gradient_checkpointing_enable)({"use_reentrant": False})
 
     @property
     def width(self) -> int:
