@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from rvos_lightning.data.clips import EvaluationBatches, Framing, TrainClips, Units, plan_evaluation
 from rvos_lightning.data.collate import Collate
 from rvos_lightning.data.reader import DataError, Reader
-from rvos_lightning.data.sampler import DrawSampler, EvaluationLoader, ResumableLoader, ShareSampler
+from rvos_lightning.data.sampler import DrawSampler, EvaluationLoader, PredictionLoader, ResumableLoader, ShareSampler
 from rvos_lightning.data.sampling import ClipSampling, Contiguous
 from rvos_lightning.data.shuffled import ShuffledExpressions
 from rvos_lightning.data.transforms import Augmentation, Resize
@@ -180,7 +180,7 @@ class VideoDataModule(LightningDataModule, ABC):
         """
         if self.read("predict") is None:
             raise DataError(f"{type(self).__name__} has no split to predict on: use rvos_lightning.data.VideoFiles")
-        return self._evaluation_loader("predict")
+        return PredictionLoader(self._evaluation_loader("predict"))
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:

@@ -5,6 +5,8 @@ world size when iteration starts, hence `use_distributed_sampler: false` in the 
 sampler with that advice.
 """
 
+import os
+import signal
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -26,6 +28,13 @@ def rank_and_world() -> tuple[int, int]:
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
+
+
+def leave_signals_to_parent(worker: int) -> None:
+    """SLURM signals every process of a job; a worker that obeyed would keep its parent from saving what it has."""
+    if "SLURM_JOB_ID" in os.environ:
+        for number in (signal.SIGUSR1, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
 
 
 class DrawSampler(Sampler[Draw]):
@@ -96,6 +105,7 @@ class ResumableLoader(DataLoader):
                 "set `trainer.use_distributed_sampler: false` (the sampler shares samples among ranks by itself)"
             )
         kwargs.pop("drop_last", None)
+        kwargs.setdefault("worker_init_fn", leave_signals_to_parent)
         super().__init__(dataset, batch_size=batch_size, sampler=sampler, drop_last=True, **kwargs)
         self.trainer = trainer
         self.place: Draw | None = None  # epoch, batches handed out in it
@@ -181,7 +191,22 @@ class EvaluationLoader(DataLoader):
             raise ValueError(
                 "DistributedSampler repeats samples to even out ranks: set `trainer.use_distributed_sampler: false`"
             )
+        kwargs.setdefault("worker_init_fn", leave_signals_to_parent)
         super().__init__(dataset, sampler=sampler, **kwargs)
 
     def __len__(self) -> int:
         return max(1, len(self.sampler))
+
+
+class PredictionLoader:
+    """The same batches behind a plain iterable: Lightning rebuilds every `DataLoader` it predicts from, around a
+    sampler of its own, which would give a video to several ranks."""
+
+    def __init__(self, loader: EvaluationLoader) -> None:
+        self.loader = loader
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.loader)
+
+    def __len__(self) -> int:
+        return len(self.loader)
