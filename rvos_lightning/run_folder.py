@@ -53,6 +53,11 @@ def _next_free(parent: Path) -> Path:
             return parent / str(number)
 
 
+def restarted() -> bool:
+    """Whether SLURM has started this job before, so that it must go on where it was and not begin anew."""
+    return int(os.environ.get("SLURM_RESTART_COUNT") or 0) > 0
+
+
 def newest_checkpoint(folder: Path) -> Path | None:
     """The newest readable checkpoint in `folder`; None when there is none. Unreadable files are named.
 

@@ -13,7 +13,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from rvos_lightning.cli_errors import explain, mendable
 from rvos_lightning.module import NonFiniteLoss, RVOSModule
-from rvos_lightning.run_folder import claim, keep_rows, newest_checkpoint
+from rvos_lightning.run_folder import AtomicCheckpointIO, claim, keep_rows, newest_checkpoint, restarted
 from rvos_lightning.seams import Objective
 
 DEFAULTS: dict[str, Any] = {
@@ -26,6 +26,7 @@ DEFAULTS: dict[str, Any] = {
         "scores": {"class_path": "callbacks.Scores"},
         "start": {"class_path": "callbacks.StartTable"},
         "throughput": {"class_path": "callbacks.Throughput"},
+        "requeue": {"class_path": "callbacks.Requeue"},
         "overlay": {"class_path": "callbacks.Overlay"},
     },
     "trainer.use_distributed_sampler": False,  # our samplers shard by themselves, so that resume is exact
@@ -63,9 +64,10 @@ class RVOSCLI(LightningCLI):
             config.trainer.default_root_dir, self.subcommand, [str(path) for path in config.get("config") or []]
         )
         config.trainer.default_root_dir = str(folder)
-        if config.ckpt_path == "last":
+        if config.ckpt_path == "last" or (self.subcommand == "fit" and restarted()):
             newest = newest_checkpoint(folder / "checkpoints")
-            config.ckpt_path = None if newest is None else str(newest)
+            started_from = None if config.ckpt_path == "last" else config.ckpt_path
+            config.ckpt_path = started_from if newest is None else str(newest)
         if config.weights_only is None:
             config.weights_only = DEFAULTS["weights_only"]
 
@@ -101,12 +103,13 @@ def default_loggers(folder: str) -> list[Any]:
 
 
 def default_plugins(strategy: Any) -> list[Any]:
-    """Atomic checkpoint writing, where the strategy writes ordinary files."""
-    from rvos_lightning.run_folder import AtomicCheckpointIO
+    """Atomic checkpoint writing where the strategy writes ordinary files; under SLURM we requeue by ourselves."""
+    from lightning.pytorch.plugins.environments import SLURMEnvironment
 
     name = strategy if isinstance(strategy, str) else type(strategy).__name__.lower()
     sharded = any(kind in name for kind in ("deepspeed", "fsdp", "modelparallel", "model_parallel"))
-    return [] if sharded else [AtomicCheckpointIO()]
+    plugins: list[Any] = [] if sharded else [AtomicCheckpointIO()]
+    return [*plugins, SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else plugins
 
 
 def as_list(value: Any) -> list[Any]:
