@@ -22,6 +22,11 @@ class BestCheckpoint(ModelCheckpoint):
             auto_insert_metric_name=False, save_on_train_epoch_end=False,
         )  # fmt: skip
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Beside the last checkpoint, whichever logger is on."""
+        self.dirpath = str(Path(trainer.default_root_dir) / "checkpoints")
+        super().setup(trainer, pl_module, stage)
+
 
 class LastCheckpoint(Checkpoint):
     """Replaces one slot, `checkpoints/last.ckpt`, every n steps, before and after every validation, after every epoch.

@@ -90,16 +90,13 @@ def names_hub(value: Any) -> bool:
 
 
 def default_loggers(folder: str) -> list[Any]:
-    """CSV always; TensorBoard when it is installed. Both write into the run folder itself."""
+    """TensorBoard when it is installed, CSV always (`csv/version_<start>/`: a resumed run adds a file, loses none)."""
     from importlib.util import find_spec
 
     from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-    keep_rows(Path(folder) / "metrics.csv")
-    loggers: list[Any] = [CSVLogger(folder, name="", version="")]
-    if find_spec("tensorboard"):
-        loggers.append(TensorBoardLogger(folder, name="", version=""))
-    return loggers
+    board = [TensorBoardLogger(folder, name="", version="")] if find_spec("tensorboard") else []
+    return [*board, CSVLogger(folder, name="csv")]
 
 
 def default_plugins(strategy: Any) -> list[Any]:

@@ -109,7 +109,7 @@ class _TargetHolder(User):
 
     def annotated(self, item: int, time: int) -> bool:
         """The frame has ground truth."""
-        return bool(self.targets.annotated[item, time])
+        return bool(self.targets.annotated[:, time : time + 1][item, 0])
 
 
 class TrainingUser(_TargetHolder):
