@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from rvos_lightning.types import Batch, Clip, Features, Prediction, Prompt, SegmentedWindow, State
 
-Pyramid = tuple[Float[Tensor, "images _c _h _w"], ...]
-"""Feature maps of one image batch, fine to coarse."""
+Pyramid = tuple[Float[Tensor, "_images _c _h _w"], ...]
+"""Feature maps of one image batch, fine to coarse; levels of stages before a hook that adds images hold fewer."""
 
-StageHook = Callable[[int, Float[Tensor, "images c h w"]], Float[Tensor, "images c h w"]]
-"""Called after encoder stage i with its output; what it returns goes on to the next stage and to the neck."""
+StageHook = Callable[[int, Float[Tensor, "images c h w"]], Float[Tensor, "_images c h w"]]
+"""Called after encoder stage i with its output; what it returns goes on to the next stage and to the neck. It may
+return more images than it got, e.g. one per expression where there was one per video."""
 
 
 @dataclass

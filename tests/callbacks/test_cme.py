@@ -1,12 +1,18 @@
 """Labels and loss of the Conditional Memory Encoder; DDP with uneven labels."""
 
+from unittest.mock import MagicMock
+
 import pytest
 import torch
 import torch.multiprocessing as mp
+from lightning.pytorch import LightningModule, Trainer
 
 from callbacks.cme import IGNORE, CMESupervision, paper_labels, released_labels
 from rvos_lightning.systems.samwise.outputs import SwitchedPrediction
-from rvos_lightning.types import Prediction
+from rvos_lightning.types import Batch, Clip, ClipMeta, Prediction
+
+META = ClipMeta("0", "0", ("0",), (40, 40), (40, 40))
+BATCH = Batch(Clip(torch.zeros(1, 1, 3, 40, 40), torch.zeros(1, dtype=torch.long), ["a"], [META]))  # never looked at
 
 
 def boxes(*areas):
@@ -46,50 +52,41 @@ def prediction(memory, other, ran=None, logits=None):
 def test_loss_counts_labelled_frames_only():
     memory, other = boxes(A, A, None), boxes(A, FAR, None)
     logits = torch.tensor([[[1.0, 0.0], [0.5, 0.0], [9.0, -9.0]]], requires_grad=True)
-    terms = CMESupervision(weight=2.0).terms(None, prediction(memory, other, logits=logits))
+    terms = CMESupervision(weight=2.0).terms(BATCH, prediction(memory, other, logits=logits))
     losses = torch.nn.functional.softplus(torch.tensor([-1.0, 0.5]))
     assert torch.isclose(terms["cme"], 2 * (losses[0] + 2 * losses[1]) / 3)
     terms["cme"].backward()
     assert logits.grad[0, 2].abs().sum() == 0
     ran = torch.tensor([[True, False, True]])
-    alone = CMESupervision().terms(None, prediction(memory, other, ran, logits.detach().requires_grad_()))
+    alone = CMESupervision().terms(BATCH, prediction(memory, other, ran, logits.detach().requires_grad_()))
     assert torch.isclose(alone["cme"], losses[0])
 
 
 @pytest.mark.parametrize("rule", ["released", "paper"])
 def test_no_label_is_an_attached_zero(rule):
     made = prediction(boxes(None, None), boxes(None, None), ran=torch.zeros(1, 2, dtype=torch.bool))
-    loss = CMESupervision(rule=rule).terms(None, made)["cme"]
+    loss = CMESupervision(rule=rule).terms(BATCH, made)["cme"]
     loss.backward()
     assert loss == 0 and made.switch_logits.grad is not None and not made.switch_logits.grad.any()
 
 
 def test_network_without_switch_is_named():
     with pytest.raises(ValueError, match="switching"):
-        CMESupervision().terms(None, Prediction(torch.zeros(1, 1, 2, 2)))
-
-
-class _Strategy:
-    @staticmethod
-    def reduce(tensor, reduce_op):
-        assert reduce_op == "sum"
-        return tensor
-
-
-class _Stub:
-    strategy, device = _Strategy, "cpu"
-
-    def log_dict(self, values, **options):
-        self.logged = values
+        CMESupervision().terms(BATCH, Prediction(torch.zeros(1, 1, 2, 2)))
 
 
 def test_class_balance_is_logged():
-    objective, stub = CMESupervision(), _Stub()
-    objective.on_train_epoch_start(stub, stub)
-    objective.terms(None, prediction(boxes(A, A, A, None), boxes(A, A, FAR, None)))
-    objective.on_train_epoch_end(stub, stub)
-    assert stub.logged["train/cme_switch"] == pytest.approx(1 / 3)
-    assert stub.logged["train/cme_labelled"] == pytest.approx(3 / 4)
+    trainer, module = MagicMock(spec=Trainer), MagicMock(spec=LightningModule)
+    trainer.strategy = MagicMock()
+    trainer.strategy.reduce = lambda tensor, reduce_op: tensor * 2  # two ranks alike
+    module.device = "cpu"
+    objective = CMESupervision()
+    objective.on_train_epoch_start(trainer, module)
+    objective.terms(BATCH, prediction(boxes(A, A, A, None), boxes(A, A, FAR, None)))
+    objective.on_train_epoch_end(trainer, module)
+    logged = module.log_dict.call_args.args[0]
+    assert logged["train/cme_switch"] == pytest.approx(1 / 3)
+    assert logged["train/cme_labelled"] == pytest.approx(3 / 4)
 
 
 def uneven_rank(rank, file, results):
@@ -100,7 +97,7 @@ def uneven_rank(rank, file, results):
     logits = head(torch.ones(1, 2, 4))
     other = boxes(FAR, FAR) if rank == 0 else boxes(None, None)
     memory = boxes(A, A) if rank == 0 else boxes(None, None)
-    CMESupervision().terms(None, prediction(memory, other, logits=logits))["cme"].backward()
+    CMESupervision().terms(BATCH, prediction(memory, other, logits=logits))["cme"].backward()
     results.put((rank, head.module.weight.grad.tolist()))
     torch.distributed.destroy_process_group()
 
