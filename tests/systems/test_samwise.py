@@ -281,3 +281,26 @@ def test_video_stage_starts_from_image_stage(tmp_path):
     start_from(second, tmp_path / "stage1.safetensors", fresh)
     assert torch.equal(second.prompter.project_text.layers[0].weight, first.prompter.project_text.layers[0].weight)
     assert torch.equal(second.memory.encoder.linear1.weight, before)
+
+
+@torch.no_grad()
+def test_sentences_are_read_once_per_video_and_anew_when_weights_change():
+    net, whole, calls = samwise().eval(), clip(1, 4), []
+    tokenize = net.adapter.text.tokenize
+
+    def counted(expressions):
+        calls.append(expressions)
+        return tokenize(expressions)
+
+    net.adapter.text.tokenize = counted
+    first = net(whole.window(0, 2))
+    second = net(whole.window(2, 4), first.state)
+    assert len(calls) == 1
+    torch.testing.assert_close(second.prompt.tokens, net(whole.window(2, 4)).prompt.tokens)
+    state = {key: value.flip(0) if "word_embeddings" in key else value for key, value in net.state_dict().items()}
+    net.load_state_dict(state)
+    assert not torch.allclose(net(whole.window(0, 2)).prompt.tokens, first.prompt.tokens)
+    net.train().eval()
+    net(whole.window(0, 2))
+    net(replace(whole, expressions=["something else"]))
+    assert len(calls) == 4

@@ -6,7 +6,7 @@ State-dict keys are exactly Meta's, so that their files load as they are.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -50,7 +50,8 @@ class Sam2(Segmenter):
         empty_points: empty points that accompany a prompt: 2 with language, 1 with a box or clicks, as SAM 2 sends
             them; a frame without any prompt always has 2.
         fit: `pad` frames right and bottom to the square, or `stretch` them to it.
-        checkpointing: recompute trunk blocks in the backward pass instead of keeping their activations.
+        checkpointing: recompute trunk blocks and memory attention in the backward pass instead of keeping their
+            activations.
         size: own widths and depths instead of the variant's.
         pixel_mean: colour that becomes 0 after normalisation.
         pixel_std: scale of each channel.
@@ -192,10 +193,7 @@ class Sam2(Segmenter):
         position = position + window.tile(1, 1, grid[0] // window.shape[-2], grid[1] // window.shape[-1])
         x, stages = x + position.permute(0, 2, 3, 1), []
         for index, block in enumerate(trunk.blocks):
-            if self.checkpointing and x.requires_grad:
-                x = checkpoint(block, x, use_reentrant=False)
-            else:
-                x = block(x)
+            x = self._recomputed(block, x)
             if index in trunk.stage_ends:
                 output = x.permute(0, 3, 1, 2)
                 if after_stage is not None:
@@ -332,7 +330,8 @@ class Sam2(Segmenter):
             codes.append(self._pointer_codes(distances).repeat_interleave(split, dim=0)[:, None])
             tokens = len(pointers) * split
         query_code = self.image_encoder.neck.position_encoding(pixels[:1])
-        attended = self.memory_attention(
+        attended = self._recomputed(
+            self.memory_attention,
             curr=pixels.flatten(2).permute(2, 0, 1),
             curr_pos=query_code.flatten(2).permute(2, 0, 1),
             memory=torch.cat(parts),
@@ -340,6 +339,11 @@ class Sam2(Segmenter):
             num_obj_ptr_tokens=tokens,
         )
         return attended.permute(1, 2, 0).reshape(pixels.shape)
+
+    def _recomputed(self, module: nn.Module, *args: Tensor, **kwargs: Any) -> Tensor:
+        """The module's output; with `checkpointing` its inside is built anew in the backward pass."""
+        wanted = self.checkpointing and torch.is_grad_enabled()
+        return checkpoint(module, *args, use_reentrant=False, **kwargs) if wanted else module(*args, **kwargs)
 
     def _pointer_codes(self, distances: Sequence[int]) -> Float[Tensor, "pointers width"]:
         if self.version == "2.0":

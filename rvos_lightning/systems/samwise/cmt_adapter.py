@@ -59,6 +59,8 @@ class CMTAdapter(Adapter):
             )
         if not self.stages or not set(self.stages) <= set(range(len(channels))):
             raise ValueError(f"CMTAdapter stages {list(stages)}: give some of 0..{len(channels) - 1}")
+        self._read: tuple[tuple[tuple[str, ...], torch.device], tuple[Tensor, Tensor | None, Tensor]] | None = None
+        self.register_load_state_dict_post_hook(_forget)
         sides = dict(zip(self.stages if len(patches) == len(self.stages) else (1, 2, 3), patches, strict=True))
         self.adapters = nn.ModuleDict(
             {
@@ -76,8 +78,8 @@ class CMTAdapter(Adapter):
                 f"CMTAdapter channels {list(self.channels)}, {type(segmenter).__name__} stages have "
                 f"{list(segmenter.stage_channels)}; set adapter.channels to the latter"
             )
-        ids, real = self.text.tokenize(clip.expressions or [])
-        walk = _Walk(self, clip, real, self.text.embed(ids, real))
+        ids, real, words = self.read(tuple(clip.expressions or ()))
+        walk = _Walk(self, clip, real, words)
         frames = blank_padding(clip, segmenter.pixel_mean).flatten(0, 1)
         pyramid = segmenter.encode(frames, walk.after_stage)
         words = self.text.finish(walk.words)
@@ -89,6 +91,30 @@ class CMTAdapter(Adapter):
             word_mask=torch.ones_like(ids, dtype=torch.bool) if real is None else real,
             sentence=self.text.sentence(words, ids),
         )
+
+    def read(self, expressions: tuple[str, ...]) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Ids, which are real, and the words up to the first adapter: what no picture has touched yet.
+
+        In evaluation the windows of a video ask for the same sentences one after the other; the last answer is kept.
+        """
+        device = next(self.parameters()).device
+        if self._read is not None and self._read[0] == (expressions, device) and not self.training:
+            return self._read[1]
+        ids, real = self.text.tokenize(list(expressions))
+        words = self.text.run(self.text.embed(ids, real), real, 0, self.boundaries[self.stages[0] + 1])
+        if not self.training and not words.requires_grad:
+            self._read = ((expressions, device), (ids, real, words))
+        return ids, real, words
+
+    def train(self, mode: bool = True) -> "CMTAdapter":
+        """Also forgets the kept words, since weights may change in training."""
+        self._read = None
+        return super().train(mode)
+
+
+def _forget(adapter: CMTAdapter, keys: object) -> None:
+    """New weights make the kept words stale."""
+    adapter.train(adapter.training)
 
 
 class _Walk:
@@ -104,7 +130,8 @@ class _Walk:
     def after_stage(self, stage: int, pixels: Tensor) -> Tensor:
         """Run the text's segment; after stages with an adapter add what it says to pixels and words."""
         adapter, bounds = self.adapter, self.adapter.boundaries
-        self.words = adapter.text.run(self.words, self.real, bounds[stage], bounds[stage + 1])
+        if stage > adapter.stages[0]:  # what comes earlier has been read
+            self.words = adapter.text.run(self.words, self.real, bounds[stage], bounds[stage + 1])
         if stage == self.parting:
             pixels = self.split(pixels)
         if stage not in adapter.stages:
