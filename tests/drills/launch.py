@@ -17,7 +17,8 @@ SMALL = [
     "--data.size", "32", "--data.clip_length", "4", "--data.train_clips", "12", "--data.val_clips", "3",
     "--data.batch_size", "2", "--data.eval_batch_size", "1", "--data.workers", "0",
     "--trainer.accelerator", "cpu", "--trainer.max_steps", "20",
-    "--trainer.check_val_every_n_epoch", "1", "--trainer.val_check_interval", "1.0", "--trainer.enable_progress_bar", "false",
+    "--trainer.check_val_every_n_epoch", "1", "--trainer.val_check_interval", "1.0",
+    "--trainer.enable_progress_bar", "false",
     "--callbacks.progress", "null", "--callbacks.film", "null", "--callbacks.overlay", "null",
     "--callbacks.scores", "null", "--callbacks.last.every_n_steps", "2",
 ]  # fmt: skip
