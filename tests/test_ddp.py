@@ -1,0 +1,87 @@
+"""Two gloo processes: the same training, the same scores, one folder, and no silent hang."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), "drills"))
+from launch import DDP, ROOT, SMALL, checkpoint, command, end, environment, run
+
+TINY = ["-c", "configs/tiny.yaml", *SMALL, "--model.scheduler.warmup", "2", "--trainer.max_steps", "6"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A run of two processes under the ddp overlay."""
+    folder = tmp_path_factory.mktemp("ddp") / "run"
+    overlay = ["-c", "configs/trainer/ddp.yaml", "--trainer.devices", "2"]
+    run("fit", *TINY[:2], *overlay, *TINY[2:], "--trainer.default_root_dir", folder)
+    return folder
+
+
+def test_two_processes_train_like_one_with_twice_the_batch(trained, tmp_path):
+    """Holds only if both see their own half of every batch and every parameter's gradient is averaged."""
+    run("fit", *TINY, "--data.batch_size", "4", "--trainer.default_root_dir", tmp_path)
+    one, two = checkpoint(tmp_path)["state_dict"], checkpoint(trained)["state_dict"]
+    assert one.keys() == two.keys()
+    start = torch.cat([value.flatten() for value in one.values()])
+    assert torch.allclose(start, torch.cat([value.flatten() for value in two.values()]), atol=2e-4)
+
+
+def test_scores_do_not_depend_on_the_number_of_processes(trained, tmp_path):
+    """Three videos on two processes: none twice, none lost."""
+    scores = []
+    for name, many in (("one", []), ("two", DDP)):
+        flags = ["--callbacks.scores", "callbacks.Scores", "--trainer.default_root_dir", tmp_path / name]
+        weights = ["--ckpt_path", trained / "checkpoints/last.ckpt"]
+        run("validate", "-c", "configs/tiny.yaml", *evaluation(SMALL), *many, *flags, *weights)
+        scores.append(json.loads((tmp_path / name / "scores.json").read_text())["val"])
+    assert scores[0].keys() == scores[1].keys() and scores[0]["j_and_f"] > 0
+    for name, value in scores[0].items():
+        assert value == (pytest.approx(scores[1][name], abs=1e-6) if isinstance(value, float) else scores[1][name])
+
+
+def evaluation(flags: list[str]) -> list[str]:
+    """The flags that `validate` needs, too."""
+    pairs = list(zip(flags[::2], flags[1::2], strict=True))
+    return [word for key, value in pairs if not key.startswith("--callbacks.scores") for word in (key, value)]
+
+
+def test_processes_share_one_folder(tmp_path):
+    """Without a configured folder each process would claim one of its own."""
+    env = environment() | {"PYTHONPATH": str(ROOT)}
+    words = [*command("fit", *TINY, *DDP, "--trainer.max_steps", "1")]
+    words = [str(ROOT / word) if word.startswith("configs/") else word for word in words]
+    done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stdout + done.stderr
+    folders = list((tmp_path / "runs").glob("*/*/*"))
+    assert [str(folder.relative_to(tmp_path)) for folder in folders] == ["runs/tiny/fit/0"]
+    assert (folders[0] / "checkpoints/last.ckpt").exists() and (folders[0] / "config.yaml").exists()
+
+
+def test_a_parameter_without_gradient_is_named(tmp_path):
+    idle = ["--model.network.adapter", "idle.IdleAdapter"]
+    printed = run("fit", *TINY, *DDP, *idle, "--trainer.default_root_dir", tmp_path, code=1)
+    assert "adapter.idle.weight" in printed and "Freeze them" in printed
+
+
+def test_a_stuck_rank_is_named_and_the_run_ends(tmp_path):
+    log = tmp_path / "log.txt"
+    overlay = ["-c", "configs/trainer/ddp.yaml", "--trainer.devices", "2", "--trainer.strategy.timeout", "0:00:20"]
+    watch = ["--callbacks.watch", "callbacks.StuckRank", "--callbacks.watch.quiet", "4"]
+    stall = ["--callbacks.stall", "stall.Stall", "--callbacks.stall.step", "3", "--callbacks.stall.rank", "1"]
+    words = command("fit", *TINY[:2], *overlay, *TINY[2:], *watch, *stall, "--trainer.default_root_dir", tmp_path)
+    with log.open("w") as out:
+        process = subprocess.Popen(words, cwd=ROOT, env=environment(), stdout=out, stderr=out, start_new_session=True)
+    try:
+        assert process.wait(timeout=180) != 0
+    finally:
+        end(process)
+    printed = log.read_text()
+    assert "[rank 0] no progress for" in printed, printed[-3000:]
+    assert "Behind: rank 1 in the forward pass of batch 3, epoch 0" in printed, printed[-3000:]
