@@ -43,7 +43,7 @@ def precision_at(values: np.ndarray, thresholds: Sequence[float], strict: bool) 
     return {f"p@{t:.1f}": float(p.mean()) if len(p) else float("nan") for t, p in zip(thresholds, passed, strict=True)}
 
 
-def ratio(numerator: float, denominator: float) -> float:
+def ratio(numerator: float | np.integer, denominator: float | np.integer) -> float:
     """Plain division; NaN by zero."""
     return float(numerator) / float(denominator) if denominator else float("nan")
 

@@ -32,7 +32,7 @@ def boundary_radius(height: int, width: int) -> int:
 
 def frame_counts(
     target: Bool[Tensor, "*batch height width"],
-    prediction: Bool[Tensor, "*batch height width"],
+    prediction: Bool[Tensor, "*batch _height _width"],
     void: Bool[Tensor, "*batch height width"] | None = None,
 ) -> Int64[Tensor, "*batch 8"]:
     """Count `COUNTS` for every frame pair; void pixels are cleared in both masks before boundaries are drawn.

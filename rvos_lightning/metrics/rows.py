@@ -186,7 +186,8 @@ class FrameRows(Metric, ABC):
         new = torch.ones(len(rows), dtype=torch.bool)
         new[1:] = (heads[1:] != heads[:-1]).any(1)
         rows = rows[new]
-        j, f = region_similarity(rows[:, 3:]).numpy(), boundary_measure(rows[:, 3:]).numpy()
+        counts = rows[:, 3 : 3 + len(COUNTS)]
+        j, f = region_similarity(counts).numpy(), boundary_measure(counts).numpy()
         table = rows.numpy()
         starts = np.flatnonzero(np.r_[True, (table[1:, :2] != table[:-1, :2]).any(1)])
         units = []

@@ -176,7 +176,7 @@ def parse(args: Sequence[str] | None) -> tuple[Options, Any]:
         prog="python -m rvos_lightning.metrics.score", description=__doc__, parser_mode="omegaconf+"
     )
     parser.add_argument("-c", "--config", action="config", help="a file of configs/data/")
-    parser.add_subclass_arguments(LightningDataModule, "data", required=True)
+    parser.add_argument("--data", type=LightningDataModule, required=True, help="data module, flags as in `fit`")
     parser.add_class_arguments(Options)
     options = parser.instantiate(parser.parse_args(args))
     own = {name: options[name] for name in Options.__dataclass_fields__}
