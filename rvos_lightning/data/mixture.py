@@ -103,9 +103,6 @@ class Mixture(VideoDataModule):
             sources); otherwise sources mix inside a batch.
         evaluate: names of the sources to validate, test and predict on; None: all that can.
         kwargs: see `VideoDataModule`.
-
-    Raises:
-        ValueError: a weight or name that fits no source, or no positive weight.
     """
 
     def __init__(
@@ -118,14 +115,23 @@ class Mixture(VideoDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        for field, names in (("weights", weights or {}), ("evaluate", evaluate or [])):
-            unknown = sorted(set(names) - set(sources))
-            if unknown:
-                raise ValueError(f"data.{field}: {unknown[0]!r} is none of the sources {', '.join(sources)}")
-        if not sources or (weights is not None and (min(weights.values()) < 0 or not sum(weights.values()) > 0)):
-            raise ValueError("data.weights: weights must not be negative, and one must be positive")
         self.sources, self.weights, self.epoch_length = sources, weights, epoch_length
         self.one_source_a_batch, self.evaluate = one_source_a_batch, evaluate
+
+    def check(self) -> None:
+        """Also refuses names that are no source, and weights that leave nothing.
+
+        Raises:
+            DataError: names the argument.
+        """
+        super().check()
+        for field, names in (("weights", self.weights or {}), ("evaluate", self.evaluate or [])):
+            unknown = sorted(set(names) - set(self.sources))
+            if unknown:
+                raise DataError(f"data.{field}: {unknown[0]!r} is none of the sources {', '.join(self.sources)}")
+        shares = [1.0] if self.weights is None else list(self.weights.values())
+        if not self.sources or min(shares, default=0) < 0 or not sum(shares) > 0:
+            raise DataError("data.weights: weights must not be negative, and one must be positive")
 
     def reader(self, split: Split) -> Reader | None:
         """A mixture reads through its sources.
@@ -141,6 +147,7 @@ class Mixture(VideoDataModule):
         Raises:
             DataError: one of them has no training split.
         """
+        self.check()
         used = [name for name in self.sources if self.weights is None or self.weights.get(name, 0) > 0]
         clips = [self.sources[name].train_clips() for name in used]
         sizes = [len(one) * self.sources[name].repeats for name, one in zip(used, clips, strict=True)]
@@ -155,11 +162,13 @@ class Mixture(VideoDataModule):
 
     def read(self, split: Split) -> Reader | None:
         """The first source's reader that has the split (whether there is one is all that is asked of a mixture)."""
+        self.check()
         readers = (self.sources[name].read(split) for name in self.evaluate or self.sources)
         return next((reader for reader in readers if reader is not None), None)
 
     def evaluation_batches(self, split: Split) -> Several | None:
         """Batches of all evaluated sources that have the split."""
+        self.check()
         found = [self.sources[name].evaluation_batches(split) for name in self.evaluate or self.sources]
         parts = [part for part in found if part is not None]
         return Several(parts) if parts else None

@@ -79,9 +79,6 @@ class VideoDataModule(LightningDataModule, ABC):
         shuffle_expressions: bool = False,
     ) -> None:
         super().__init__()
-        if min(batch_size, items_per_video, clip_length, eval_batch_size, repeats) < 1:
-            what = "data.batch_size, items_per_video, clip_length, eval_batch_size and repeats"
-            raise ValueError(f"{what} must be at least 1")
         # A rank may have no validation video; `EvaluationLoader` makes that safe.
         self.batch_size, self.clip_length, self.eval_batch_size = batch_size, clip_length, eval_batch_size
         self.items_per_video, self.repeat_items, self.anchor_stride = items_per_video, repeat_items, anchor_stride
@@ -103,9 +100,24 @@ class VideoDataModule(LightningDataModule, ABC):
     def reader(self, split: Split) -> Reader | None:
         """The reader of a split; None where the data set has none. Called once a split and process."""
 
+    def check(self) -> None:
+        """Refuse arguments that cannot be meant.
+
+        Not in the constructor: what is raised there reaches the command line as a page about types.
+
+        Raises:
+            DataError: names the argument.
+        """
+        counts = {"batch_size": self.batch_size, "items_per_video": self.items_per_video, "repeats": self.repeats}
+        counts |= {"clip_length": self.clip_length, "eval_batch_size": self.eval_batch_size}
+        for name, value in counts.items():
+            if value < 1:
+                raise DataError(f"data.{name} is {value}; it must be at least 1")
+
     def read(self, split: Split) -> Reader | None:
         """The reader of a split, built on first use."""
         if split not in self._readers:
+            self.check()
             reader = self.reader(split)
             if reader is not None and self.shuffle_expressions and split in ("val", "test"):
                 reader = ShuffledExpressions(reader, self.seed)

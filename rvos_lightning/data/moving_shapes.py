@@ -17,7 +17,7 @@ from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 
 from rvos_lightning.data.module import Split, VideoDataModule
-from rvos_lightning.data.reader import Item, Reader, Video
+from rvos_lightning.data.reader import DataError, Item, Reader, Video
 from rvos_lightning.data.shapes_grammar import VOCABULARY, Query, resolve, word
 from rvos_lightning.data.shapes_kinds import MAKERS, PRESETS, Preset
 from rvos_lightning.data.shapes_render import render
@@ -194,9 +194,6 @@ class MovingShapes(VideoDataModule):
         distractors: things that differ from the target in one respect, instead of the preset's number.
         data_seed: decides what is drawn; `seed` decides the order in training.
         kwargs: see `VideoDataModule`.
-
-    Raises:
-        ValueError: an unknown kind, or no kind with a positive weight.
     """
 
     def __init__(
@@ -221,15 +218,19 @@ class MovingShapes(VideoDataModule):
         )
         preset = PRESETS[difficulty]
         if kinds is not None:
-            unknown = set(kinds) - set(MAKERS)
-            if unknown or not sum(kinds.values()) > 0:
-                what = f"unknown {sorted(unknown)}" if unknown else "no positive weight"
-                raise ValueError(f"data.kinds: {what}; give weights for some of {', '.join(MAKERS)}")
             preset = replace(preset, kinds=dict(kinds))
         self.preset = preset if distractors is None else replace(preset, distractors=distractors)
         self.clips = {"train": train_clips, "val": val_clips, "test": test_clips}
         self.side, self.video_length = size, video_length or clip_length
         self.expressions_per_video, self.data_seed = expressions_per_video, data_seed
+
+    def check(self) -> None:
+        """Also refuses kinds of expression that do not exist or have no weight."""
+        super().check()
+        unknown = sorted(set(self.preset.kinds) - set(MAKERS))
+        if unknown or not sum(self.preset.kinds.values()) > 0:
+            what = f"unknown {unknown[0]!r}" if unknown else "no positive weight"
+            raise DataError(f"data.kinds: {what}; give weights for some of {', '.join(MAKERS)}")
 
     def reader(self, split: Split) -> ShapesReader:
         """The reader of a split; prediction runs on the test split."""

@@ -222,18 +222,19 @@ class VideoFiles(VideoDataModule):
         path: a video, an image, a folder of frames (or of videos), a quoted glob; or several of these.
         expressions: what to look for, in words; each is looked for in every video.
         kwargs: see `VideoDataModule`; `size` should be the size the network was trained at.
-
-    Raises:
-        DataError: no expression, or an empty one.
     """
 
     def __init__(self, path: str | list[str], expressions: list[str], **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if not expressions or not all(text.strip() for text in expressions):
-            what = "none given" if not expressions else "one is empty"
-            raise DataError(f"data.expressions: {what}; say what to look for, e.g. '[\"the dog that jumps\"]'")
         self.paths = [path] if isinstance(path, str) else list(path)
         self.expressions = expressions
+
+    def check(self) -> None:
+        """Also refuses missing and empty expressions."""
+        super().check()
+        if not self.expressions or not all(text.strip() for text in self.expressions):
+            what = "one is empty" if self.expressions else "none given"
+            raise DataError(f"data.expressions: {what}; say what to look for, e.g. '[\"the dog that jumps\"]'")
 
     def reader(self, split: Split) -> FootageReader | None:
         """Prediction only."""

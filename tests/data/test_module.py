@@ -248,8 +248,8 @@ def test_a_mixture_evaluates_its_sources_in_turn() -> None:
     videos = [m.original_size for b in mixture().val_dataloader() for m in b.clip.meta]
     assert videos == [(8, 8)] * 6 + [(16, 16)] * 40
     assert len(list(mixture(evaluate=["a"]).val_dataloader())) == 3
-    with pytest.raises(ValueError, match=r"data\.weights: 'c' is none of the sources a, b"):
-        mixture(weights={"c": 1.0})
+    with pytest.raises(DataError, match=r"data\.weights: 'c' is none of the sources a, b"):
+        mixture(weights={"c": 1.0}).train_dataloader()
 
 
 def test_workers_change_nothing() -> None:

@@ -8,6 +8,7 @@ import torch
 
 from rvos_lightning.data import MovingShapes
 from rvos_lightning.data.moving_shapes import VOCABULARY, ShapesReader, split_of
+from rvos_lightning.data.reader import DataError
 from rvos_lightning.data.shapes_grammar import Query, matches, resolve, word
 from rvos_lightning.data.shapes_kinds import MAKERS, PRESETS
 from rvos_lightning.data.shapes_scene import COLOURS, DIRECTIONS, Motion, Scene, Thing
@@ -133,10 +134,12 @@ def test_several_sentences_a_video_share_its_frames() -> None:
 
 
 def test_unknown_kinds_are_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="unknown.*'dance'.*tracking_bias"):
-        MovingShapes(kinds={"dance": 1.0})
-    with pytest.raises(ValueError, match="positive"):
-        MovingShapes(kinds={"turn": 0.0})
+    with pytest.raises(DataError, match="unknown 'dance'.*tracking_bias"):
+        MovingShapes(kinds={"dance": 1.0}).train_dataloader()
+    with pytest.raises(DataError, match="positive"):
+        MovingShapes(kinds={"turn": 0.0}).val_dataloader()
+    with pytest.raises(DataError, match="data.batch_size is 0"):
+        MovingShapes(batch_size=0).train_dataloader()
 
 
 def test_presets_hold_all_named_subsets() -> None:

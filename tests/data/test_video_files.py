@@ -98,7 +98,7 @@ def test_unreadable_paths_are_named(tmp_path: Path, name: str, content: bytes | 
 @pytest.mark.parametrize("expressions", [[], [" "], ["the dog", ""]])
 def test_empty_expressions_are_refused(expressions: list[str]) -> None:
     with pytest.raises(DataError, match=r"data\.expressions"):
-        VideoFiles("x.mp4", expressions)
+        VideoFiles("x.mp4", expressions).predict_dataloader()
 
 
 def test_films_are_for_prediction_only(film: tuple[Path, torch.Tensor]) -> None:
