@@ -15,7 +15,7 @@ from torchmetrics import Metric
 from rvos_lightning.inference import segment_video
 from rvos_lightning.optim import param_groups, scale_groups
 from rvos_lightning.seams import MaskSink, Network, Objective
-from rvos_lightning.sharding import shard, spare_frozen
+from rvos_lightning.sharding import convert_batches, shard, spare_frozen
 from rvos_lightning.types import Batch, Prediction, Prompt, State
 from rvos_lightning.weights import WeightsError, load_official, reproducible_prefixes
 
@@ -96,6 +96,7 @@ class RVOSModule(LightningModule):
     def configure_model(self) -> None:
         """Spread the parameters where the strategy wants that."""
         spare_frozen(self.trainer.strategy, self.network)
+        convert_batches(self.trainer.strategy.precision_plugin)
         if self.device_mesh is not None and not self._sharded:
             shard(self.network, self.device_mesh["data_parallel"], self.shard_above)
             self._sharded = True

@@ -1,15 +1,17 @@
-"""Parameters spread over processes: FSDP2 block by block, and which frozen ones a checkpoint may leave out.
+"""What strategies need of us: FSDP2 blocks, frozen parameters left out of shards, batches in low precision.
 
 FSDP2 gathers a module's parameters when its `forward` is called. So only whole *blocks* (entries of a `ModuleList` or
 `Sequential`, which are always called) become units of their own; everything else belongs to the network's own
 unit, gathered for the whole of `Network.forward`, wherever inside it is used.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
+from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.strategies import DeepSpeedStrategy, Strategy
-from torch import nn
+from torch import Tensor, nn
 
 from rvos_lightning.weights import reproducible_prefixes
 
@@ -51,3 +53,17 @@ def spare_frozen(strategy: Strategy, network: nn.Module) -> None:
         prefixes = tuple(reproducible_prefixes(network))
         frozen = [name for name, parameter in network.named_parameters() if not parameter.requires_grad]
         strategy.exclude_frozen_parameters = bool(prefixes) and all(name.startswith(prefixes) for name in frozen)
+
+
+def convert_batches(plugin: Precision) -> None:
+    """Let a precision plugin convert our frozen batches, which Lightning's own loop over collections refuses."""
+    convert = plugin.convert_input
+    plugin.convert_input = lambda data: converted(data, convert)  # type: ignore[method-assign]
+
+
+def converted(value: Any, convert: Callable[[Any], Any]) -> Any:
+    """A copy in which every floating-point tensor went through `convert`; dataclasses are entered."""
+    if is_dataclass(value) and not isinstance(value, type):
+        changes = {entry.name: converted(getattr(value, entry.name), convert) for entry in fields(value)}
+        return replace(value, **changes)
+    return convert(value) if isinstance(value, Tensor) and value.is_floating_point() else value

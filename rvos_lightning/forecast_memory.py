@@ -1,0 +1,169 @@
+"""Bytes and FLOPs of one training step, counted on the CPU at small sizes or on the meta device at any size."""
+
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+# PyTorch's guide "Extending PyTorch" names this import for modes below autograd; there is no other path to it.
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+
+@dataclass
+class Cost:
+    """One training step.
+
+    Attributes:
+        activations: bytes at the worst moment beside parameters, gradients and optimizer.
+        with_gradients: the same with gradients as they appear; one process has none before the backward pass.
+        flops: forward and backward.
+    """
+
+    activations: float
+    with_gradients: float
+    flops: float
+
+
+class Meter(TorchDispatchMode):
+    """Follows the life of every storage that operations make.
+
+    Args:
+        known: tensors that are accounted for elsewhere (parameters, the batch).
+    """
+
+    def __init__(self, known: Iterable[Tensor]):
+        super().__init__()
+        self.live = self.gradients = self.activations = self.with_gradients = 0
+        self._storages = {id(tensor.untyped_storage()) for tensor in known}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the operation, then look at what it made."""
+        result = func(*args, **(kwargs or {}))
+        for value in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(value, Tensor):
+                self._see(value.untyped_storage())
+        return result
+
+    def _see(self, storage: torch.UntypedStorage) -> None:
+        if id(storage) in self._storages:
+            return
+        self._storages.add(id(storage))
+        self.live += storage.nbytes()
+        weakref.finalize(storage, self._gone, id(storage), storage.nbytes()).atexit = False
+        self.activations = max(self.activations, self.live - self.gradients)
+        self.with_gradients = max(self.with_gradients, self.live)
+
+    def _gone(self, key: int, size: int) -> None:
+        self._storages.discard(key)
+        self.live -= size
+
+    def gradient(self, parameter: Tensor) -> None:
+        """Called as soon as a parameter has its gradient."""
+        self.gradients += parameter.grad.untyped_storage().nbytes()  # type: ignore[union-attr]
+
+
+def measure(network: nn.Module, loss: Callable[[], Tensor], batch: Sequence[Tensor]) -> Cost:
+    """Count one forward and backward pass; gradients are gone afterwards.
+
+    Args:
+        network: whose parameters get gradients.
+        loss: runs the forward pass.
+        batch: tensors that exist anyway.
+    """
+    network.zero_grad(set_to_none=True)
+    parameters = list(network.parameters())
+    meter = Meter([*parameters, *network.buffers(), *batch])
+    trainable = [parameter for parameter in parameters if parameter.requires_grad]
+    hooks = [parameter.register_post_accumulate_grad_hook(meter.gradient) for parameter in trainable]
+    counter = FlopCounterMode(display=False)
+    with counter, meter:
+        loss().backward()
+    for hook in hooks:
+        hook.remove()
+    network.zero_grad(set_to_none=True)
+    return Cost(meter.activations, meter.with_gradients, counter.get_total_flops())
+
+
+def extrapolate(sizes: Sequence[tuple[int, int]], costs: Sequence[Cost], target: tuple[int, int]) -> Cost:
+    """Fit cost = a + b * frames + c * frames * pixels to small runs and evaluate it at the target.
+
+    Args:
+        sizes: (frames in the batch, pixels of a frame) of each run; at least two of both.
+        costs: what was measured.
+        target: where to evaluate.
+    """
+
+    def row(frames: int, pixels: int) -> list[float]:
+        return [1.0, frames, frames * pixels]
+
+    def at_target(values: list[float]) -> float:
+        scale = np.array(row(*target))  # weigh the columns alike
+        solution = np.linalg.lstsq(np.array([row(*size) for size in sizes]) / scale, np.array(values), rcond=None)[0]
+        return float(max(solution.sum(), max(values)))
+
+    return Cost(*(at_target([getattr(cost, name) for cost in costs]) for name in Cost.__dataclass_fields__))
+
+
+@dataclass
+class State:
+    """Bytes that stay from step to step.
+
+    Attributes:
+        parameters: all of them and the buffers.
+        trainable: those that get gradients; as many bytes of gradients.
+        optimizer: its state.
+        unit: the largest part that FSDP2 or ZeRO-3 gathers at once.
+        step: the optimizer's scratch space.
+    """
+
+    parameters: int
+    trainable: int
+    optimizer: int
+    unit: int
+    step: int
+
+
+def state_of(network: nn.Module, optimizer: Callable[[list[Tensor]], torch.optim.Optimizer], units: list[int]) -> State:
+    """Count on the meta device; the optimizer makes one step there to show its state.
+
+    Args:
+        network: only shapes and dtypes count.
+        optimizer: builds it from parameters.
+        units: bytes of each unit of `sharding.blocks`.
+    """
+    everything = [*network.parameters(), *network.buffers()]
+    shapes = [(p.shape, p.dtype) for p in network.parameters() if p.requires_grad]
+    trainable = [nn.Parameter(torch.empty(shape, dtype=dtype, device="meta")) for shape, dtype in shapes]
+    for parameter in trainable:
+        parameter.grad = torch.zeros_like(parameter)
+    made = optimizer(trainable)  # type: ignore[arg-type]
+    made.step()
+    kept = [value for state in made.state.values() for value in state.values() if isinstance(value, Tensor)]
+    size = sum(map(bytes_of, trainable))
+    total = sum(map(bytes_of, everything))
+    return State(total, size, sum(map(bytes_of, kept)), max([total - sum(units), *units]), size)
+
+
+def bytes_of(tensor: Tensor) -> int:
+    """Size of a tensor's elements."""
+    return tensor.numel() * tensor.element_size()
+
+
+def per_gpu(state: State, cost: Cost, gpus: int) -> dict[str, float]:
+    """Bytes on each GPU under each strategy; 2 * 10^8 elements are DeepSpeed's default bucket."""
+    bucket = min(state.trainable, 2 * 10**8 * 4)
+    held = state.parameters + state.optimizer
+    spread = (state.parameters + state.trainable + state.optimizer) / gpus
+    return {
+        "one process": held + max(cost.with_gradients, state.trainable + state.step),
+        "ddp": held + state.trainable + max(cost.activations, state.step),
+        "deepspeed2": state.parameters + (state.trainable + state.optimizer) / gpus + bucket + cost.activations,
+        "deepspeed3": spread + 2 * state.unit + bucket + cost.activations,
+        "deepspeed3_offload": 2 * state.unit + bucket + cost.activations,
+        "fsdp2": spread + 2 * state.unit + cost.activations,
+    }
