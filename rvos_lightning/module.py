@@ -10,12 +10,13 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torchmetrics import Metric
 
 from rvos_lightning.inference import segment_video
 from rvos_lightning.optim import param_groups, scale_groups
 from rvos_lightning.seams import MaskSink, Network, Objective
-from rvos_lightning.sharding import convert_batches, shard, spare_frozen
+from rvos_lightning.sharding import convert_batches, shard, spare_frozen, whole
 from rvos_lightning.types import Batch, Prediction, Prompt, State
 from rvos_lightning.weights import WeightsError, load_official, reproducible_prefixes
 
@@ -182,6 +183,20 @@ class RVOSModule(LightningModule):
                     self.loss(Batch(window.clip, window.targets), window.prediction, stage, objectives)
             for sink in self.sinks:
                 sink.write(stage, window, last=done == batch.clip.time)
+
+    def on_validation_start(self) -> None:
+        """Send rank 0's buffers round once: DDP would do so at every batch, and ranks have unequal numbers of them."""
+        model = self.trainer.strategy.model
+        if isinstance(model, DistributedDataParallel):
+            self._broadcasts, model.broadcast_buffers = model.broadcast_buffers, False
+            for buffer in self.network.buffers() if self._broadcasts else ():
+                torch.distributed.broadcast(buffer, 0)
+
+    def on_validation_end(self) -> None:
+        """Let DDP send buffers round in training again."""
+        model = self.trainer.strategy.model
+        if isinstance(model, DistributedDataParallel):
+            model.broadcast_buffers = self._broadcasts
 
     def on_validation_epoch_end(self) -> None:
         """Log every metric once, computed over all ranks."""
