@@ -20,12 +20,10 @@ class Cost:
 
     Attributes:
         activations: bytes at the worst moment beside parameters, gradients and optimizer.
-        with_gradients: the same with gradients as they appear; one process has none before the backward pass.
         flops: forward and backward.
     """
 
     activations: float
-    with_gradients: float
     flops: float
 
 
@@ -38,7 +36,7 @@ class Meter(TorchDispatchMode):
 
     def __init__(self, known: Iterable[Tensor]):
         super().__init__()
-        self.live = self.gradients = self.activations = self.with_gradients = 0
+        self.live = self.gradients = self.activations = 0
         self._storages = {id(tensor.untyped_storage()) for tensor in known}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -56,7 +54,6 @@ class Meter(TorchDispatchMode):
         self.live += storage.nbytes()
         weakref.finalize(storage, self._gone, id(storage), storage.nbytes()).atexit = False
         self.activations = max(self.activations, self.live - self.gradients)
-        self.with_gradients = max(self.with_gradients, self.live)
 
     def _gone(self, key: int, size: int) -> None:
         self._storages.discard(key)
@@ -86,7 +83,7 @@ def measure(network: nn.Module, loss: Callable[[], Tensor], batch: Sequence[Tens
     for hook in hooks:
         hook.remove()
     network.zero_grad(set_to_none=True)
-    return Cost(meter.activations, meter.with_gradients, counter.get_total_flops())
+    return Cost(meter.activations, counter.get_total_flops())
 
 
 def extrapolate(sizes: Sequence[tuple[int, int]], costs: Sequence[Cost], target: tuple[int, int]) -> Cost:
@@ -160,7 +157,7 @@ def per_gpu(state: State, cost: Cost, gpus: int) -> dict[str, float]:
     held = state.parameters + state.optimizer
     spread = (state.parameters + state.trainable + state.optimizer) / gpus
     return {
-        "one process": held + max(cost.with_gradients, state.trainable + state.step),
+        "one process": held + max(cost.activations, state.trainable + state.step),  # no gradients before backward
         "ddp": held + state.trainable + max(cost.activations, state.step),
         "deepspeed2": state.parameters + (state.trainable + state.optimizer) / gpus + bucket + cost.activations,
         "deepspeed3": spread + 2 * state.unit + bucket + cost.activations,

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,7 @@ class RVOSModule(LightningModule):
         self.objectives: list[Objective] = []
         self.sinks: list[MaskSink] = []
         self.shard_above, self._sharded = shard_above, False
+        self._evaluating = ExitStack()
         self.strict_loading = False  # `on_load_checkpoint` checks, as it knows what is left out on purpose
         if weights is not None:
             start_from(network, weights, fresh or [])
@@ -200,26 +202,36 @@ class RVOSModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log every metric once, computed over all ranks."""
-        self._log_metrics("val")
+        self._end_evaluation("val")
 
     def on_test_epoch_end(self) -> None:
         """Log every metric once, computed over all ranks."""
-        self._log_metrics("test")
+        self._end_evaluation("test")
 
-    def _log_metrics(self, stage: str) -> None:
+    def on_predict_epoch_end(self) -> None:
+        """Give sharded parameters back."""
+        self._evaluating.close()
+
+    def _end_evaluation(self, stage: str) -> None:
+        self._evaluating.close()
         for metric in self.metrics["val"].values():
             scores = metric.compute()
             self.log_dict({f"{stage}/{name}": float(value) for name, value in scores.items()}, rank_zero_only=True)
 
     def on_validation_epoch_start(self) -> None:
         """Start counting anew."""
-        self._reset_metrics()
+        self._start_evaluation()
 
     def on_test_epoch_start(self) -> None:
         """Start counting anew."""
-        self._reset_metrics()
+        self._start_evaluation()
 
-    def _reset_metrics(self) -> None:
+    def on_predict_epoch_start(self) -> None:
+        """Ranks have different videos: gather sharded parameters beforehand."""
+        self._evaluating.enter_context(whole(self.trainer.strategy, self.network))
+
+    def _start_evaluation(self) -> None:
+        self._evaluating.enter_context(whole(self.trainer.strategy, self.network))
         for metric in self.metrics["val"].values():
             metric.reset()
 

@@ -6,11 +6,12 @@ unit, gathered for the whole of `Network.forward`, wherever inside it is used.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from lightning.pytorch.plugins.precision import Precision
-from lightning.pytorch.strategies import DeepSpeedStrategy, Strategy
+from lightning.pytorch.strategies import DeepSpeedStrategy, ModelParallelStrategy, Strategy
 from torch import Tensor, nn
 
 from rvos_lightning.weights import reproducible_prefixes
@@ -45,6 +46,39 @@ def blocks(network: nn.Module, above: int) -> Iterator[tuple[str, nn.Module]]:
             container = isinstance(block, nn.ModuleList | nn.ModuleDict | nn.ParameterList)  # never called
             if not container and sum(p.numel() for p in block.parameters()) > above:
                 yield f"{parent}.{name}" if parent else name, block
+
+
+@contextmanager
+def whole(strategy: Strategy, network: nn.Module) -> Iterator[None]:
+    """Keep every parameter whole on every rank, so that no forward pass inside needs the others.
+
+    In evaluation ranks have other videos, other numbers of windows and frames: gathering a unit's parameters in each
+    forward pass would wait for ranks that make no such pass, for ever.
+    """
+    if isinstance(strategy, ModelParallelStrategy):
+        from torch.distributed.fsdp import FSDPModule
+
+        units = [module for module in network.modules() if isinstance(module, FSDPModule)]
+        for unit in units:
+            unit.set_reshard_after_forward(False, recurse=False)
+            unit.unshard()
+        yield
+        for unit in units:
+            unit.set_reshard_after_forward(unit is not network, recurse=False)  # the root's parameters stay by default
+            unit.reshard()
+    elif isinstance(strategy, DeepSpeedStrategy) and strategy.zero_stage_3:
+        import deepspeed
+
+        parameters: list[Any] = list(network.parameters())
+        with deepspeed.zero.GatheredParameters(parameters):
+            before = [parameter.ds_persist for parameter in parameters]
+            for parameter in parameters:
+                parameter.ds_persist = True  # not given up after each layer
+            yield
+            for parameter, persist in zip(parameters, before, strict=True):
+                parameter.ds_persist = persist
+    else:
+        yield
 
 
 def spare_frozen(strategy: Strategy, network: nn.Module) -> None:
