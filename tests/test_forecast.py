@@ -35,8 +35,12 @@ def measured_peak(plan: Plan) -> int:
     with torch.profiler.profile(profile_memory=True) as profiler:
         step()
     live = peak = sum(t.numel() * t.element_size() for t in kept)
-    for event in sorted((e for e in profiler.events() if e.name == "[memory]"), key=lambda e: e.time_range.start):
-        live += event.self_cpu_memory_usage
+    changes = []  # what an operation takes it takes when it starts, what it gives back when it ends
+    for event in profiler.events():
+        size, when = event.self_cpu_memory_usage, event.time_range
+        changes.append((when.start if size > 0 else when.end, size))
+    for _, size in sorted(changes):
+        live += size
         peak = max(peak, live)
     return peak
 
