@@ -11,18 +11,14 @@ from jaxtyping import Bool, UInt8
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
+from rvos_lightning.metrics.layouts import voc_palette
 from rvos_lightning.seams import MaskSink
 from rvos_lightning.types import SegmentedWindow
 
 
-def palette(entries: int = 256) -> UInt8[Tensor, "entries 3"]:
-    """The VOC / DAVIS colour map: bit k of the label becomes bit 7 - k // 3 of channel k mod 3."""
-    labels = torch.arange(entries)
-    colours = torch.zeros(entries, 3, dtype=torch.long)
-    for bit in range(8):
-        for channel in range(3):
-            colours[:, channel] |= ((labels >> (3 * bit + channel)) & 1) << (7 - bit)
-    return colours.to(torch.uint8)
+def palette() -> UInt8[Tensor, "256 3"]:
+    """The VOC / DAVIS colour map."""
+    return torch.from_numpy(voc_palette())
 
 
 class Overlay(MaskSink):
