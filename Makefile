@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv/bin/python
 
-.PHONY: setup quickstart test test-slow slurm test-slurm lint bench
+.PHONY: setup quickstart test test-matrix slurm test-slurm lint bench
 
 setup: .venv/installed
 
@@ -18,13 +18,17 @@ quickstart: setup
 test: setup
 	$(VENV) -m pytest
 
+# Every system under every strategy on two processes: an hour.
+test-matrix: setup
+	$(VENV) -m pytest tests/test_strategies.py -m matrix -v
+
 # A real SLURM, started and ended by the tests; `make slurm` installs the Debian packages where they are not.
 slurm:
 	@for program in slurmctld munged; do PATH="$$PATH:/usr/sbin" command -v $$program >/dev/null || missing=1; done; \
 	  test -z "$$missing" || (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq slurm-wlm munge)
 
 test-slurm: setup slurm
-	RVOS_TEST_SLURM=1 $(VENV) -m pytest tests/slurm -v
+	RVOS_TEST_SLURM=1 $(VENV) -m pytest tests/slurm -m slurm -v
 
 lint: setup
 	$(VENV) -m ruff check .

@@ -1,7 +1,7 @@
 """Every system under every strategy on two CPU processes: runs, is cut and resumes to the bit, converts to one file.
 
 Systems are the YAML files found in configs/. The tiny one runs under all strategies always; the others are marked
-slow. DeepSpeed runs through a subclass that only tests have.
+matrix (`make test-matrix`). DeepSpeed runs through a subclass that only tests have.
 """
 
 import os
@@ -28,7 +28,7 @@ FEW = [
     "--callbacks.scores", "null", "--callbacks.last.every_n_steps", "2",
 ]  # fmt: skip
 PAIRS = [
-    pytest.param(system, strategy, marks=[] if system == "tiny" else pytest.mark.slow, id=f"{system}-{strategy}")
+    pytest.param(system, strategy, marks=[] if system == "tiny" else pytest.mark.matrix, id=f"{system}-{strategy}")
     for system in SYSTEMS
     for strategy in STRATEGIES
 ]
