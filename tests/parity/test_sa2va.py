@@ -222,4 +222,4 @@ def test_metrics(path):
     rules.close(torch.tensor([row["r"] for row in rows], dtype=torch.float64), data["R"], 1e-9)
     counts = overlap_counts(truth, prediction)
     assert counts[:, 0].tolist() == data["cIoU_inter"].tolist() and counts[:, 1].tolist() == data["cIoU_union"].tolist()
-    assert abs(ratio(counts[:, 0].sum(), counts[:, 1].sum()) - float(data["cIoU"])) < 1e-9
+    assert abs(ratio(float(counts[:, 0].sum()), float(counts[:, 1].sum())) - float(data["cIoU"])) < 1e-9

@@ -12,7 +12,7 @@ from rvos_lightning.data import MovingShapes
 from rvos_lightning.data.moving_shapes import VOCABULARY
 from rvos_lightning.inference import segment_video
 from rvos_lightning.network import PromptedSegmenter
-from rvos_lightning.parts.segmenters.sam2_build import Sam2Size
+from rvos_lightning.parts.segmenters.sam2_build import SIZES, Sam2Size
 from rvos_lightning.systems.sa2va import conversation as talk
 from rvos_lightning.systems.sa2va import frames, lora, official
 from rvos_lightning.systems.sa2va.key_map import key_rules, to_official
@@ -221,7 +221,7 @@ def release(folder, two_decoders=False, family="qwen2"):
     """A folder as released, of tiny random weights."""
     size = replace(SIZE, language=replace(SIZE.language, family=family))
     sam = TwoDecoderSam2(image_size=64, variant="small", second_decoder=two_decoders)
-    own = MLLMPrompter(size=size, prompt_dim=64)
+    own = MLLMPrompter(size=size, prompt_dim=sam.prompt_dim)
     state = {f"segmenter.{k}": v for k, v in sam.state_dict().items()}
     state |= {f"prompter.{k}": v for k, v in own.state_dict().items() if "lora_scale" not in k}
     official_state = {k: make().clone() for k, make in to_official(state, family == "internlm2", 16)}
@@ -344,7 +344,7 @@ def test_merge_equals_adapters_and_peft_reads_our_folder(tmp_path):
 def test_starts_from_converted_weights_with_fresh_adapters(tmp_path):
     before = release(tmp_path / "released")
     official.import_official(tmp_path / "released", tmp_path / "ours", "small")
-    own = prompter(prompt_dim=64, lora=ADAPTERS, weights=tmp_path / "ours")
+    own = prompter(prompt_dim=SIZES["small"].hidden, lora=ADAPTERS, weights=tmp_path / "ours")
     embedding = own.mllm.model.get_input_embeddings().weight
     assert torch.equal(embedding, before["language_model.model.embed_tokens.weight"])
     assert torch.equal(own.to_prompt[0].weight, before["text_hidden_fcs.0.weight"])
@@ -354,7 +354,7 @@ def test_learns_from_moving_shapes_batches():
     from rvos_lightning.data.collate import Collate
     from rvos_lightning.data.sampler import Draw
 
-    data = MovingShapes(size=32, clip_length=3, items_per_video=2, kinds={"attributes": 1, "no_target": 1})
+    data = MovingShapes(size=32, clip_length=3, items_per_video=2, kinds={"attributes": 1.0, "no_target": 1.0})
     clips = data.train_clips()
     batch = Collate()([clips[Draw(0, i)] for i in range(2)])
     net = network(sam={"frozen": False, "train_original": True}).train()

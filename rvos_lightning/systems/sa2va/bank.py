@@ -72,7 +72,7 @@ class Bank(State):
 
 def remember(
     coarse: Float[Tensor, "batch dim h w"],
-    mask_logits: Float[Tensor, "batch h w"],
+    mask_logits: Float[Tensor, "batch mask_h mask_w"],
     pointer: Float[Tensor, "batch dim"],
     segmenter: TwoDecoderSam2,
     exact: bool = False,

@@ -120,7 +120,7 @@ class LanguageMemory(Memory):
         """Sa2VA-i: a binary mask becomes logits of +-10 at the decoder's resolution, memory and pointer."""
         coarse, fine = maps.coarse[video], [level[video] for level in segmenter.fine(maps, "original")]
         pointer = segmenter.pointer_of_mask(coarse, fine, masks)
-        side = masks.shape[-1] // 4
+        side = 4 * segmenter.grid
         low = F.interpolate(masks[:, None] * 20 - 10, (side, side), mode="bilinear", antialias=True)[:, 0]
         entry = remember(coarse, low, pointer, segmenter, exact)
         presence = masks.flatten(1).any(1).float() * 20 - 10

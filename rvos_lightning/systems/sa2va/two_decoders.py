@@ -165,7 +165,10 @@ class TwoDecoderSam2(Sam2):
         An empty mask, or a low object score, gives the learned "no object" pointer.
         """
         sparse = self.sam_prompt_encoder.not_a_point_embed.weight.expand(len(coarse), 2, -1)
-        dense = self.sam_prompt_encoder.mask_downscaling(self.mask_downsample(masks[:, None]))
+        # Four decoder pixels per pixel of the prompt encoder's mask: the square's own size at stride 4.
+        side = (16 * self.grid, 16 * self.grid)
+        exact = masks[:, None] if masks.shape[-2:] == side else F.interpolate(masks[:, None], side, mode="nearest")
+        dense = self.sam_prompt_encoder.mask_downscaling(self.mask_downsample(exact))
         _, _, tokens, score = self.decoder("original")(
             image_embeddings=coarse,
             image_pe=self.dense_position(),
