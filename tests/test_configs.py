@@ -13,7 +13,8 @@ OVERLAYS = sorted(p for kind in ("data", "trainer", "overlays") for p in (ROOT /
 TINY_RUN = [
     "--trainer.max_steps", "2", "--trainer.val_check_interval", "2", "--trainer.check_val_every_n_epoch", "null",
     "--trainer.limit_val_batches", "1", "--trainer.num_sanity_val_steps", "0", "--trainer.accelerator", "cpu",
-    "--data.batch_size", "2", "--data.eval_batch_size", "2", "--data.workers", "0", "--trainer.enable_progress_bar", "false",
+    "--data.batch_size", "2", "--data.eval_batch_size", "2", "--data.workers", "0",
+    "--trainer.enable_progress_bar", "false",
 ]  # fmt: skip
 
 

@@ -41,7 +41,8 @@ def batch():
 
 
 def fit(*objectives, tmp_path, **module):
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    off = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+    quiet = dict.fromkeys(off, False)
     trainer = Trainer(max_steps=2, accelerator="cpu", default_root_dir=tmp_path, callbacks=list(objectives), **quiet)
     model = RVOSModule(Line(), **module)
     trainer.fit(model, torch.utils.data.DataLoader([batch()] * 4, batch_size=None))

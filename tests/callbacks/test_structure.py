@@ -10,6 +10,8 @@ from rvos_lightning.systems.sam_i2v.outputs import DecoderStep, TrackedPredictio
 from rvos_lightning.types import Prediction, Targets
 from tests.parity.sam_i2v_rule import Recording, ellipse, given, recordings
 
+LOSSES = ("loss_mask", "loss_iou", "loss_class", "core_loss")
+
 
 def case() -> tuple[torch.Tensor, list[DecoderStep]]:
     """The recorded targets and decoder steps."""
@@ -43,7 +45,7 @@ def test_recorded_losses(path) -> None:
         mask, iou, occlusion = terms["structure"] / 20, terms["iou"], terms["occlusion"]
         got = torch.stack([mask, iou, occlusion, 20 * mask + iou + occlusion])
         if name == "total":
-            expected = torch.cat([recording[f"total.{k}"] for k in ("loss_mask", "loss_iou", "loss_class", "core_loss")])
+            expected = torch.cat([recording[f"total.{k}"] for k in LOSSES])
         else:
             expected = recording[f"{name}.terms"]
         torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-7)

@@ -60,7 +60,7 @@ def test_temporal_integrator(path: Path) -> None:
             parts = {f"tnet{i}": tfi.temporal[i], f"t2s{i}": tfi.to_image[i], f"int{i}": tfi.integrate[i]}
             parts |= {f"s2t{i}_last": tfi.to_temporal[i]} if i < 2 else {}
             for name, part in parts.items():
-                hooks.append(part.register_forward_hook(lambda _, __, y, name=name: seen.__setitem__(name, y)))
+                hooks.append(part.register_forward_hook(lambda _, __, y, name=name, seen=seen: seen.__setitem__(name, y)))
         seen["out"] = tfi.integrate_levels(levels, temporal)
         for hook in hooks:
             hook.remove()
@@ -110,7 +110,7 @@ def test_memory_attention(path: Path) -> None:
         )
         seen: dict[str, Tensor] = {}
         hooks = [
-            layer.register_forward_hook(lambda _, __, y, name=f"layer{i}": seen.__setitem__(name, y))
+            layer.register_forward_hook(lambda _, __, y, name=f"layer{i}", seen=seen: seen.__setitem__(name, y))
             for i, layer in enumerate(attention.layers)
         ]
         grid = [x.permute(1, 2, 0).unflatten(2, (side, side)) for x in (curr, pos)]
