@@ -60,7 +60,8 @@ def test_temporal_integrator(path: Path) -> None:
             parts = {f"tnet{i}": tfi.temporal[i], f"t2s{i}": tfi.to_image[i], f"int{i}": tfi.integrate[i]}
             parts |= {f"s2t{i}_last": tfi.to_temporal[i]} if i < 2 else {}
             for name, part in parts.items():
-                hooks.append(part.register_forward_hook(lambda _, __, y, name=name, seen=seen: seen.__setitem__(name, y)))
+                hook = lambda _, __, y, name=name, seen=seen: seen.__setitem__(name, y)  # noqa: E731
+                hooks.append(part.register_forward_hook(hook))
         seen["out"] = tfi.integrate_levels(levels, temporal)
         for hook in hooks:
             hook.remove()
