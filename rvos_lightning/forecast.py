@@ -16,8 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from rvos_lightning.forecast_memory import Cost, State, bytes_of, extrapolate, measure, per_gpu, state_of
+from rvos_lightning.types import Batch
 
 CARDS = {"A100 40 GB": 40e9, "A100 80 GB": 80e9}
+FILES = ("weights", "tokenizer", "pretrained")
 SPEED = {"32": 156e12, "bf16": 312e12}  # data sheet of the A100: TF32 and bfloat16 tensor cores, FLOP/s
 
 
@@ -88,6 +90,9 @@ class Plan:
         config = self.cli.config.clone()
         for key in ("data", "callbacks"):
             config.pop(key, None)
+        for key, value in list(config.items()):
+            if key.startswith("model.") and key.split(".")[-1] in FILES and value is not None:
+                config[key] = None  # sizes count, not what is in the files
         with torch.device(device):
             made = self.cli.parser.instantiate_classes(config)
         return made.model.train(), [loss for loss in made.objectives.values() if loss is not None]
@@ -96,11 +101,16 @@ class Plan:
         """Count one training step."""
         from rvos_lightning.data import MovingShapes
 
-        kwargs = {"items_per_video": self.items, "expressions_per_video": max(2, self.items), **self.context}
+        kwargs = {"items_per_video": self.items, "expressions_per_video": max(2, self.items)}
+        kwargs |= {"video_length": 2 * length, **self.context}
         data = MovingShapes(
-            size=size, clip_length=length, video_length=2 * length, batch_size=batch, train_clips=batch, **kwargs
+            size=min(size, 256),
+            clip_length=length,
+            batch_size=batch,
+            train_clips=batch,
+            **kwargs,
         )
-        drawn = next(iter(data.train_dataloader())).to(device)
+        drawn = enlarged(next(iter(data.train_dataloader())), size).to(device)
         module, objectives = self.build(device)
 
         def loss() -> Tensor:
@@ -143,6 +153,21 @@ class Plan:
         param_groups(module.network, module.lr_scale, module.no_decay)  # the same errors as training
         units = [sum(map(bytes_of, block.parameters())) for _, block in blocks(module.network, module.shard_above)]
         return state_of(module.network, module.optimizer, units)
+
+
+def enlarged(batch: Batch, size: int) -> Batch:
+    """The same clips in frames of another size."""
+    clip, targets = batch.clip, batch.targets
+    meta = [replace(m, size=(size, size), original_size=(size, size)) for m in clip.meta]
+    context = None if clip.context is None else resized(clip.context, size)
+    masks = resized(targets.masks.float()[:, :, None], size)[:, :, 0] > 0.5
+    clip = replace(clip, frames=resized(clip.frames, size), context=context, meta=meta)
+    return Batch(clip, replace(targets, masks=masks))
+
+
+def resized(frames: Tensor, size: int) -> Tensor:
+    """Resize the last two of five axes."""
+    return nn.functional.interpolate(frames.flatten(0, 1), (size, size)).unflatten(0, frames.shape[:2])
 
 
 def tensors_in(value: Any) -> list[Tensor]:

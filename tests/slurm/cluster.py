@@ -96,6 +96,7 @@ class Cluster:
 
     def start(self) -> None:
         """Start the daemons and wait for the node to be idle."""
+        self.folder.chmod(0o755)  # munge insists
         for name in ("run", "state"):
             (self.folder / name).mkdir(mode=0o755, parents=True)
         key = self.folder / "munge.key"
@@ -120,8 +121,8 @@ class Cluster:
 
     def stop(self) -> None:
         """Cancel what is left and end the daemons, last started first."""
-        self.ask("scancel", "--user", getpass.getuser())
-        wait_for("an empty queue", lambda: not self.ask("squeue", "-h").strip(), 60)
+        if len(self.daemons) == 3:
+            self._empty()
         for daemon in reversed(self.daemons):
             daemon.terminate()
             try:
@@ -129,10 +130,19 @@ class Cluster:
             except subprocess.TimeoutExpired:
                 daemon.kill()
 
+    def _empty(self) -> None:
+        self.ask("scancel", "--user", getpass.getuser())
+        end = time.monotonic() + 40
+        while self.ask("squeue", "-h").strip() and time.monotonic() < end:
+            time.sleep(0.5)
+
     def ask(self, *words: object, cwd: Path | None = None, **env: str) -> str:
         """What a SLURM command prints."""
         command = [str(word) for word in words]
-        done = subprocess.run(command, env=self.env | env, cwd=cwd, capture_output=True, text=True, timeout=60)
+        try:
+            done = subprocess.run(command, env=self.env | env, cwd=cwd, capture_output=True, text=True, timeout=120)
+        except subprocess.TimeoutExpired as error:
+            return str(error)
         return done.stdout + done.stderr
 
     def submit(self, *words: object, cwd: Path, **env: str) -> str:
