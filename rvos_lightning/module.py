@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torchmetrics import Metric
@@ -126,10 +125,11 @@ class RVOSModule(LightningModule):
         Raises:
             ValueError: names the parameters that no loss reaches.
         """
-        if self.trainer.global_step or not isinstance(self.trainer.strategy, DDPStrategy):
+        wrapper = self.trainer.strategy.model
+        if self.trainer.global_step or not isinstance(wrapper, DistributedDataParallel):
             return
         unused = [name for name, p in self.network.named_parameters() if p.requires_grad and p.grad is None]
-        if unused and not self.trainer.strategy.model.find_unused_parameters:
+        if unused and not wrapper.find_unused_parameters:
             raise ValueError(
                 f"{len(unused)} trainable parameters got no gradient, first {', '.join(unused[:3])}: DDP would wait "
                 "for them for ever. Freeze them (rvos_lightning.weights.freeze) or let them take part in the prediction"
