@@ -173,11 +173,21 @@ def normalise(images: Float[Tensor, "images 3 h w"], size: int) -> Float[Tensor,
     """RGB in [0, 1] to a normalised square (spec 2.1: bicubic resize of 8-bit pixels, aspect ratio not kept)."""
     if images.shape[-2:] != (size, size):
         if images.device.type == "cpu" and not images.requires_grad:
-            pixels = (images * 255).round().to(torch.uint8)  # what the original's image library computes with
-            resized = functional.interpolate(pixels, (size, size), mode="bicubic", antialias=True)
-            images = resized.to(images.dtype) / 255
+            images = _as_pillow(images, size)
         else:
             images = functional.interpolate(images, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
     mean = images.new_tensor((0.485, 0.456, 0.406)).view(3, 1, 1)
     std = images.new_tensor((0.229, 0.224, 0.225)).view(3, 1, 1)
     return (images - mean) / std
+
+
+def _as_pillow(images: Float[Tensor, "images 3 h w"], size: int) -> Float[Tensor, "images 3 size size"]:
+    """Bicubic in 8 bits by the library the original resizes with; torch's kernel differs by a level here and there."""
+    import numpy as np
+    from PIL import Image
+
+    pixels = (images * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    resized = [
+        np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BICUBIC)) for picture in pixels
+    ]
+    return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).to(images.dtype) / 255
