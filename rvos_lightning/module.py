@@ -16,7 +16,7 @@ from torchmetrics import Metric
 from rvos_lightning.inference import segment_video
 from rvos_lightning.optim import param_groups, scale_groups
 from rvos_lightning.seams import MaskSink, Network, Objective
-from rvos_lightning.sharding import convert_batches, shard, spare_frozen, whole
+from rvos_lightning.sharding import convert_batches, shard, spare_frozen, template, whole
 from rvos_lightning.types import Batch, Prediction, Prompt, State
 from rvos_lightning.weights import WeightsError, load_official, reproducible_prefixes
 
@@ -74,6 +74,7 @@ class RVOSModule(LightningModule):
         self.sinks: list[MaskSink] = []
         self.shard_above, self._sharded = shard_above, False
         self._evaluating = ExitStack()
+        self._empty, self._whole = [None], [network]  # in lists: no submodules
         self.strict_loading = False  # `on_load_checkpoint` checks, as it knows what is left out on purpose
         if weights is not None:
             start_from(network, weights, fresh or [])
@@ -99,6 +100,7 @@ class RVOSModule(LightningModule):
         """Spread the parameters where the strategy wants that."""
         spare_frozen(self.trainer.strategy, self.network)
         convert_batches(self.trainer.strategy.precision_plugin)
+        self._empty = [template(self.trainer.strategy, self.network)]
         if self.device_mesh is not None and not self._sharded:
             shard(self.network, self.device_mesh["data_parallel"], self.shard_above)
             self._sharded = True
@@ -176,7 +178,7 @@ class RVOSModule(LightningModule):
         """One video (or several of one length): every window through network, metrics and sinks."""
         objectives = [objective for objective in self.objectives if objective.in_validation]
         done = 0
-        for window in segment_video(self.network, batch, self.window):
+        for window in segment_video(self._whole[0], batch, self.window):
             done += window.clip.time
             if window.targets is not None and stage != "predict":
                 for metric in self.metrics["val"].values():
@@ -210,10 +212,10 @@ class RVOSModule(LightningModule):
 
     def on_predict_epoch_end(self) -> None:
         """Give sharded parameters back."""
-        self._evaluating.close()
+        self._release()
 
     def _end_evaluation(self, stage: str) -> None:
-        self._evaluating.close()
+        self._release()
         for metric in self.metrics["val"].values():
             scores = metric.compute()
             self.log_dict({f"{stage}/{name}": float(value) for name, value in scores.items()}, rank_zero_only=True)
@@ -228,10 +230,18 @@ class RVOSModule(LightningModule):
 
     def on_predict_epoch_start(self) -> None:
         """Ranks have different videos: gather sharded parameters beforehand."""
-        self._evaluating.enter_context(whole(self.trainer.strategy, self.network))
+        self._gather()
+
+    def _gather(self) -> None:
+        gathered = whole(self.trainer.strategy, self.network, *self._empty)
+        self._whole = [self._evaluating.enter_context(gathered)]
+
+    def _release(self) -> None:
+        self._evaluating.close()
+        self._whole = [self.network]
 
     def _start_evaluation(self) -> None:
-        self._evaluating.enter_context(whole(self.trainer.strategy, self.network))
+        self._gather()
         for metric in self.metrics["val"].values():
             metric.reset()
 

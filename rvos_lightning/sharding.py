@@ -5,11 +5,13 @@ FSDP2 gathers a module's parameters when its `forward` is called. So only whole 
 unit, gathered for the whole of `Network.forward`, wherever inside it is used.
 """
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
+import torch
 from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.strategies import DeepSpeedStrategy, ModelParallelStrategy, Strategy
 from torch import Tensor, nn
@@ -48,37 +50,75 @@ def blocks(network: nn.Module, above: int) -> Iterator[tuple[str, nn.Module]]:
                 yield f"{parent}.{name}" if parent else name, block
 
 
+def template(strategy: Strategy, network: nn.Module) -> nn.Module | None:
+    """Under ZeRO-3 the network without its numbers and before DeepSpeed puts hooks into it; for `whole`."""
+    if not (isinstance(strategy, DeepSpeedStrategy) and strategy.zero_stage_3):
+        return None
+    empty = {
+        id(parameter): nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
+        for parameter in network.parameters()
+    }
+    return copy.deepcopy(network, empty)
+
+
 @contextmanager
-def whole(strategy: Strategy, network: nn.Module) -> Iterator[None]:
-    """Keep every parameter whole on every rank, so that no forward pass inside needs the others.
+def whole(strategy: Strategy, network: nn.Module, empty: nn.Module | None) -> Iterator[nn.Module]:
+    """A network whose parameters are whole on every rank, so that no forward pass needs the others.
 
     In evaluation ranks have other videos, other numbers of windows and frames: gathering a unit's parameters in each
-    forward pass would wait for ranks that make no such pass, for ever.
+    forward pass would wait for ranks that make no such pass, for ever. Costs the memory of all parameters.
+
+    Args:
+        strategy: decides what has to be done.
+        network: as trained.
+        empty: made by `template`.
     """
     if isinstance(strategy, ModelParallelStrategy):
-        from torch.distributed.fsdp import FSDPModule
-
-        units = [module for module in network.modules() if isinstance(module, FSDPModule)]
-        for unit in units:
-            unit.set_reshard_after_forward(False, recurse=False)
-            unit.unshard()
-        yield
-        for unit in units:
-            unit.set_reshard_after_forward(unit is not network, recurse=False)  # the root's parameters stay by default
-            unit.reshard()
-    elif isinstance(strategy, DeepSpeedStrategy) and strategy.zero_stage_3:
-        import deepspeed
-
-        parameters: list[Any] = list(network.parameters())
-        with deepspeed.zero.GatheredParameters(parameters):
-            before = [parameter.ds_persist for parameter in parameters]
-            for parameter in parameters:
-                parameter.ds_persist = True  # not given up after each layer
-            yield
-            for parameter, persist in zip(parameters, before, strict=True):
-                parameter.ds_persist = persist
+        with unsharded(network):
+            yield network
+    elif empty is not None:
+        with past_engine(strategy):
+            yield filled(empty, network)
     else:
-        yield
+        yield network
+
+
+@contextmanager
+def unsharded(network: nn.Module) -> Iterator[None]:
+    """Gather all FSDP2 units, and spread them again at the end."""
+    from torch.distributed.fsdp import FSDPModule
+
+    units = [module for module in network.modules() if isinstance(module, FSDPModule)]
+    for unit in units:
+        unit.set_reshard_after_forward(False, recurse=False)
+        unit.unshard()
+    yield
+    for unit in units:
+        unit.set_reshard_after_forward(unit is not network, recurse=False)  # the root's parameters stay by default
+        unit.reshard()
+
+
+@contextmanager
+def past_engine(strategy: Strategy) -> Iterator[None]:
+    """Call the steps directly: DeepSpeed's engine compares notes between ranks in each call."""
+    engine, strategy.model = strategy.model, strategy.lightning_module
+    yield
+    strategy.model = engine
+
+
+def filled(empty: nn.Module, network: nn.Module) -> nn.Module:
+    """A copy of `empty` with the parameters, gathered one by one, and buffers of the ZeRO-3 network."""
+    import deepspeed
+
+    copied, state = copy.deepcopy(empty), {}
+    for name, parameter in network.named_parameters(remove_duplicate=False):
+        with deepspeed.zero.GatheredParameters([parameter]):
+            state[name] = parameter.detach().clone()
+    copied.load_state_dict(state, strict=False, assign=True)
+    copied.to(next(iter(state.values())).device)
+    for own, source in zip(copied.buffers(), network.buffers(), strict=True):
+        own.copy_(source)
+    return copied.train(network.training)
 
 
 def spare_frozen(strategy: Strategy, network: nn.Module) -> None:

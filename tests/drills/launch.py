@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-ROOT = Path(__file__).parents[2]
-DRILLS = Path(__file__).parent
+ROOT = Path(__file__).resolve().parents[2]
+DRILLS = Path(__file__).resolve().parent
 
 # Twelve batches an epoch on one process, six on each of two; a run of 20 steps ends in the middle of an epoch.
 SMALL = [
