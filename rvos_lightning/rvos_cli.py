@@ -13,7 +13,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from rvos_lightning.cli_errors import explain, mendable
 from rvos_lightning.module import NonFiniteLoss, RVOSModule
-from rvos_lightning.run_folder import AtomicCheckpointIO, claim, keep_rows, newest_checkpoint, restarted
+from rvos_lightning.run_folder import AtomicCheckpointIO, claim, newest_checkpoint, restarted
 from rvos_lightning.seams import Objective
 
 DEFAULTS: dict[str, Any] = {
@@ -60,9 +60,7 @@ class RVOSCLI(LightningCLI):
         config = self.config[self.subcommand]
         if not any(names_hub(value) for value in config.as_flat().__dict__.values()):
             os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when the hub library is first imported, below
-        folder = claim(
-            config.trainer.default_root_dir, self.subcommand, [str(path) for path in config.get("config") or []]
-        )
+        folder = claim(config.trainer.default_root_dir, self.subcommand, config_files(Parser.typed))
         config.trainer.default_root_dir = str(folder)
         if config.ckpt_path == "last" or (self.subcommand == "fit" and restarted()):
             newest = newest_checkpoint(folder / "checkpoints")
@@ -82,6 +80,13 @@ class RVOSCLI(LightningCLI):
         extra = [callback for group in named for callback in group.values() if callback is not None]
         kwargs["callbacks"] = [*as_list(given.callbacks), *extra]
         return super().instantiate_trainer(**kwargs)
+
+
+def config_files(typed: Sequence[str]) -> list[str]:
+    """The files given by -c or --config, in order."""
+    pairs = [(word, after) for word, after in zip(typed, [*typed[1:], ""], strict=True)]
+    joined = [word.partition("=")[2] for word in typed if word.startswith(("-c=", "--config="))]
+    return [after for word, after in pairs if word in ("-c", "--config")] + joined
 
 
 def names_hub(value: Any) -> bool:
