@@ -12,6 +12,8 @@ import torch
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "drills"))
 from launch import DDP, ROOT, SMALL, checkpoint, command, end, environment, run
 
+pytestmark = pytest.mark.matrix  # minutes: make test-matrix
+
 TINY = ["-c", "configs/tiny.yaml", *SMALL, "--model.scheduler.warmup", "2", "--trainer.max_steps", "6"]
 
 

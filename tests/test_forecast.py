@@ -6,6 +6,8 @@ import torch
 from rvos_lightning.forecast import Plan, tensors_in
 from rvos_lightning.forecast_memory import Cost, State, extrapolate, per_gpu
 
+pytestmark = pytest.mark.matrix  # minutes: make test-matrix
+
 SIZES = [(1, 6, 64), (4, 4, 96)]  # batch, frames, pixels
 
 
@@ -16,11 +18,9 @@ def plan(batch: int, length: int, size: int, system: str = "tiny") -> Plan:
 
 def measured_peak(plan: Plan) -> int:
     """Bytes at the worst moment of one real AdamW step after the first, by PyTorch's own allocation events."""
-    from rvos_lightning.data import MovingShapes
-
-    data = MovingShapes(size=plan.size, clip_length=plan.length, batch_size=plan.batch, train_clips=plan.batch)
-    batch = next(iter(data.train_dataloader()))
-    module, objectives = plan.build("cpu")
+    made = plan.build("cpu", train_clips=plan.batch)
+    module, objectives = made.model.train(), made.objectives.values()
+    batch = next(iter(made.data.train_dataloader()))
     optimizer = torch.optim.AdamW(module.network.parameters(), lr=1e-4)
 
     def step() -> None:

@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "drills"))
 from launch import ROOT, environment, run
 
+pytestmark = pytest.mark.matrix  # minutes: make test-matrix
+
 SYSTEMS = sorted(path.stem for path in (ROOT / "configs").glob("*.yaml"))
 STRATEGIES = ["ddp", "fsdp2", "deepspeed2", "deepspeed3"]
 DEEP = ["--trainer.strategy.class_path", "cpu_deepspeed.CPUDeepSpeed"]
