@@ -304,3 +304,24 @@ def test_sentences_are_read_once_per_video_and_anew_when_weights_change():
     net(whole.window(0, 2))
     net(replace(whole, expressions=["something else"]))
     assert len(calls) == 4
+
+
+@torch.no_grad()
+def test_hsa_can_start_as_space_time_shifts():
+    """Without any picture every head looks back in time and two cells to its own side."""
+    from rvos_lightning.systems.samwise.cross_modal_temporal import SelectiveAttention, start_as_shifts
+
+    torch.manual_seed(0)
+    frames, patch, heads = 5, 8, 4
+    layer = SelectiveAttention(48, heads, patch, 0.0)
+    start_as_shifts(layer, frames)
+    tokens = layer.norm(layer.tubes(torch.zeros(1, frames, 48, patch, patch)))
+    query, key, _ = (tokens @ layer.attention.in_proj_weight.T).chunk(3, -1)
+    query, key = (x[0].unflatten(-1, (heads, -1)).transpose(0, 1) for x in (query, key))
+    best = (query @ key.transpose(1, 2)).argmax(-1).unflatten(1, (frames, patch, patch))
+    for head, (down, right) in enumerate([(0, 1), (0, -1), (1, 0), (-1, 0)]):
+        looked = int(best[head, 3, 4, 4])
+        assert (looked // patch % patch, looked % patch) == (4 - 2 * down, 4 - 2 * right)
+        assert looked // patch**2 < 3
+    with pytest.raises(ValueError, match="10"):
+        start_as_shifts(SelectiveAttention(16, 4, 2, 0.0), frames)

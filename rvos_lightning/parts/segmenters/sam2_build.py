@@ -63,7 +63,7 @@ SIZES: dict[str, Sam2Size] = {
     "hiera_l": Sam2Size(144, 2, (2, 6, 36, 4), (23, 33, 43), (8, 4, 16, 8)),
     "small": Sam2Size(  # ours, for training from scratch on a laptop at 64 px
         embed_dim=16,
-        stages=(1, 1, 1, 1),
+        stages=(1, 1, 2, 1),
         global_blocks=(),
         windows=(8, 8, 8, 4),
         patch_stride=2,
