@@ -76,50 +76,45 @@ class Plan:
     """
 
     def __init__(self, words: Sequence[str]):
-        self.cli = parse(words)
+        self.cli = parse([*words, "--data", "rvos_lightning.data.MovingShapes"])  # what else fits is kept
         config = self.cli.config
         data = config.data.init_args
         self.size = data.size if isinstance(data.size, int) else max(data.size)
         self.length, self.batch = data.clip_length, data.batch_size
-        self.items = data.get("items_per_video", 1)
-        self.context = {key: data.get(key) for key in ("context_frames", "simulate_user") if data.get(key)}
         self.low_precision = str(config.trainer.precision or "").startswith("bf16")
 
-    def build(self, device: str) -> tuple[nn.Module, list[Any]]:
-        """The module and its losses with random weights."""
+    def build(self, device: str, **drawing: Any) -> Any:
+        """Module, losses and data module as the configuration says, but with random weights.
+
+        Args:
+            device: of the weights.
+            drawing: other values for arguments of the data module.
+        """
         config = self.cli.config.clone()
-        for key in ("data", "callbacks"):
-            config.pop(key, None)
+        config.pop("callbacks", None)
         for key, value in list(config.items()):
             if key.startswith("model.") and key.split(".")[-1] in FILES and value is not None:
                 config[key] = None  # sizes count, not what is in the files
+        for key, value in drawing.items():
+            config.data.init_args[key] = value
         with torch.device(device):
-            made = self.cli.parser.instantiate_classes(config)
-        return made.model.train(), [loss for loss in made.objectives.values() if loss is not None]
+            return self.cli.parser.instantiate_classes(config)
 
     def step(self, device: str, batch: int, length: int, size: int) -> Cost:
         """Count one training step."""
-        from rvos_lightning.data import MovingShapes
-
-        kwargs = {"items_per_video": self.items, "expressions_per_video": max(2, self.items)}
-        kwargs |= {"video_length": 2 * length, **self.context}
-        data = MovingShapes(
-            size=min(size, 256),
-            clip_length=length,
-            batch_size=batch,
-            train_clips=batch,
-            **kwargs,
-        )
-        drawn = enlarged(next(iter(data.train_dataloader())), size).to(device)
-        module, objectives = self.build(device)
+        drawing = {"size": min(size, 256), "clip_length": length, "video_length": 2 * length, "workers": 0}
+        made = self.build(device, **drawing, batch_size=batch, train_clips=batch)
+        drawn = enlarged(next(iter(made.data.train_dataloader())), size).to(device)
+        network = made.model.train().network
+        objectives = [objective for objective in made.objectives.values() if objective is not None]
 
         def loss() -> Tensor:
             with torch.autocast("cpu", torch.bfloat16, enabled=self.low_precision and device == "cpu"):
-                prediction = module.network(drawn.clip)
+                prediction = network(drawn.clip)
             terms = [term for objective in objectives for term in objective.terms(drawn, prediction).values()]
             return torch.stack([term.float() for term in terms]).sum()
 
-        return measure(module.network, loss, tensors_in(drawn))
+        return measure(network, loss, tensors_in(drawn))
 
     def cost(self, where: str) -> tuple[Cost, str]:
         """One step at the configured size: directly on meta, or scaled from three small runs on the CPU."""
@@ -149,7 +144,7 @@ class Plan:
         from rvos_lightning.optim import param_groups
         from rvos_lightning.sharding import blocks
 
-        module, _ = self.build("meta")
+        module = self.build("meta").model
         param_groups(module.network, module.lr_scale, module.no_decay)  # the same errors as training
         units = [sum(map(bytes_of, block.parameters())) for _, block in blocks(module.network, module.shard_above)]
         return state_of(module.network, module.optimizer, units)
