@@ -112,14 +112,23 @@ class RVOSModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Sum of all objectives' terms."""
         prediction = self.network(batch.clip)
-        loss = self.loss(batch, prediction, "train", self.objectives) + zero_from(prediction)
+        items = ", ".join(f"{meta.video}/{meta.item}" for meta in batch.clip.meta)
+        self._batch = f"batch {batch_idx} (items {items})"
+        return self.loss(batch, prediction, "train", self.objectives) + zero_from(prediction)
+
+    def on_before_backward(self, loss: Tensor) -> None:
+        """All ranks stop together where one has no finite loss.
+
+        Not part of the training step: a rank that waits here for another has left its forward pass, see `StuckRank`.
+
+        Raises:
+            NonFiniteLoss: names this rank's items.
+        """
         if self.trainer.strategy.reduce_boolean_decision(not bool(loss.isfinite()), all=False):
-            items = ", ".join(f"{meta.video}/{meta.item}" for meta in batch.clip.meta)
             raise NonFiniteLoss(
-                f"loss is {float(loss):g} in epoch {self.current_epoch}, batch {batch_idx} (items {items}); "
+                f"loss is {float(loss):g} in epoch {self.current_epoch}, {self._batch}; "
                 "the last good checkpoint is kept. Lower the learning rate, clip gradients or look at these items"
             )
-        return loss
 
     def on_after_backward(self) -> None:
         """Once, before DDP would complain without names or hang: every trainable parameter must have a gradient.
@@ -268,6 +277,7 @@ class RVOSModule(LightningModule):
         """
         if "state_dict" in checkpoint:
             complete(checkpoint["state_dict"], super().state_dict(), "network.", self.network)
+
 
 def zero_from(value: Any) -> Tensor | float:
     """Zero, attached to every tensor of a prediction: a head without a loss still gets its (zero) gradient.

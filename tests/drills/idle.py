@@ -10,6 +10,6 @@ from rvos_lightning.systems.tiny.film_adapter import FiLMAdapter
 class IdleAdapter(FiLMAdapter):
     """FiLM, and a layer that never runs."""
 
-    def __init__(self, stage_channels: tuple[int, ...] = (24, 48, 64), width: int = 64, **kwargs: Any):
-        super().__init__(stage_channels, width, **kwargs)
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
         self.idle = nn.Linear(2, 2)

@@ -13,7 +13,10 @@ from rvos_lightning.types import Clip, Features
 
 
 class WordEncoder(nn.Module):
-    """Hashed word embeddings and a bidirectional GRU: no vocabulary file, word order kept.
+    """Hashed word embeddings and a GRU in each direction: no vocabulary file, word order kept.
+
+    The second GRU starts at each sentence's own last word, not at the padding behind it: a sentence's states do not
+    depend on the other sentences of the batch.
 
     Args:
         width: of word states and sentence (even).
@@ -24,7 +27,7 @@ class WordEncoder(nn.Module):
         super().__init__()
         self.buckets = buckets
         self.embed = nn.Embedding(buckets + 1, width, padding_idx=0)
-        self.order = nn.GRU(width, width // 2, batch_first=True, bidirectional=True)
+        self.order = nn.ModuleList(nn.GRU(width, width // 2, batch_first=True) for _ in range(2))
         self.pool = nn.Linear(width, 1)
 
     def forward(
@@ -36,9 +39,12 @@ class WordEncoder(nn.Module):
         ]
         longest = max(1, *(len(row) for row in words))
         ids = torch.tensor([row + [0] * (longest - len(row)) for row in words], device=self.embed.weight.device)
-        embedded = self.embed(ids)
-        states = embedded + self.order(embedded)[0]
-        mask = ids > 0
+        embedded, mask = self.embed(ids), ids > 0
+        places = torch.arange(longest, device=ids.device)
+        mirrored = torch.where(mask, mask.sum(1, keepdim=True) - 1 - places, places)[..., None]
+        onwards, backwards = self.order
+        behind = backwards(embedded.take_along_dim(mirrored, 1))[0].take_along_dim(mirrored, 1)
+        states = embedded + torch.cat([onwards(embedded)[0], behind], dim=2)
         weights = self.pool(states)[..., 0].masked_fill(~mask, -1e4).softmax(dim=1)
         return states, mask, torch.einsum("bw,bwc->bc", weights, states)
 
