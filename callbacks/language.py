@@ -45,7 +45,8 @@ class NextToken(Objective):
 class SegRate(MaskSink):
     """How often the answer has [SEG]: `seg_rate` where something is meant, `silent_rate` (no [SEG]) where nothing is.
 
-    Also logs `unanswered`, the number of items that got an empty mask for want of a [SEG].
+    Also logs `unanswered`, the number of items that got an empty mask for want of a [SEG], and prints one line of all
+    this after validation, test and prediction.
     """
 
     def __init__(self) -> None:
@@ -71,9 +72,12 @@ class SegRate(MaskSink):
 
     def _report(self, stage: str, trainer: Trainer, module: LightningModule) -> None:
         counts: Any = trainer.strategy.reduce(self.counts.to(module.device), reduce_op="sum")
-        values = {f"{stage}/{name}": value for name, value in self.rates(counts).items()}
-        module.log_dict(values, rank_zero_only=True)
         self.counts = torch.zeros(2, 2)
+        rates = self.rates(counts)
+        if stage != "predict":  # Lightning logs nothing in prediction
+            module.log_dict({f"{stage}/{name}": value for name, value in rates.items()}, rank_zero_only=True)
+        if trainer.is_global_zero and not trainer.sanity_checking:
+            print(rate_line(rates, counts), flush=True)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log over all ranks."""
@@ -82,3 +86,15 @@ class SegRate(MaskSink):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log over all ranks."""
         self._report("test", trainer, pl_module)
+
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print over all ranks."""
+        self._report("predict", trainer, pl_module)
+
+
+def rate_line(rates: dict[str, float], counts: Float[Tensor, "2 2"]) -> str:
+    """`[SEG] in 0.991 of 109 answers about something, absent from 0.947 of 19 about nothing; 19 empty masks ...`."""
+    meant, absent = (int(n) for n in counts.sum(1).tolist())
+    parts = [f"[SEG] in {rates['seg_rate']:.3f} of {meant} answers about something"] if meant else []
+    parts += [f"absent from {rates['silent_rate']:.3f} of {absent} about nothing"] if absent else []
+    return f"{', '.join(parts) or 'no answers'}; {int(rates['unanswered'])} empty masks for want of a [SEG]"

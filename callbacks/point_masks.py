@@ -6,7 +6,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rvos_lightning.seams import Objective
-from rvos_lightning.systems.sa2va.outputs import SpokenPrompt, TrackedPrediction
+from rvos_lightning.systems.sa2va.outputs import SpokenPrompt, TrackedPrediction, Tracks
 from rvos_lightning.types import Batch, Prediction
 
 _SMALL = 1e-4 + 1.1920929e-07  # what the released loss adds to its averaging factor
@@ -45,22 +45,28 @@ class PointMasks(Objective):
 
     def terms(self, batch: Batch, prediction: Prediction) -> dict[str, Float[Tensor, ""]]:
         """The weighted terms; zero, but attached to the graph, where nothing counts."""
-        counted = batch.targets.annotated[:, :]
+        targets, counted = batch.targets.masks[:, :], batch.targets.annotated[:, :]
+        meant = counted
         if isinstance(prediction.prompt, SpokenPrompt) and prediction.prompt.spoken is not None:
-            counted = counted & prediction.prompt.spoken[:, None]
-        mask, dice = self._on(prediction.mask_logits, batch, counted)
+            meant = counted & prediction.prompt.spoken[:, None]
+        mask, dice = self._on(prediction.mask_logits, targets, meant)
         terms = {"mask": self.mask * mask, "dice": self.dice * dice}
-        if self.tracked and isinstance(prediction, TrackedPrediction) and prediction.tracked_logits is not None:
-            mask, dice = self._on(prediction.tracked_logits, batch, counted & prediction.tracked)
+        if self.tracked and isinstance(prediction, TrackedPrediction) and prediction.tracks is not None:
+            tracks = prediction.tracks
+            mask, dice = self._on(tracks.mask_logits, targets[tracks.items], meant[tracks.items] & tracks.tracked)
             terms["tracked_mask"] = self.tracked * self.mask * mask
             terms["tracked_dice"] = self.tracked * self.dice * dice
-            terms["tracked_presence"] = self.tracked * _presence(prediction, batch)
+            seen = counted[tracks.items] & tracks.tracked
+            terms["tracked_presence"] = self.tracked * _presence(tracks, targets[tracks.items], seen)
         return terms
 
     def _on(
-        self, logits: Float[Tensor, "batch time h w"], batch: Batch, counted: Bool[Tensor, "batch time"]
+        self,
+        logits: Float[Tensor, "items time h w"],
+        truth: Bool[Tensor, "items time height width"],
+        counted: Bool[Tensor, "items time"],
     ) -> tuple[Tensor, Tensor]:
-        targets = F.interpolate(batch.targets.masks[:, :].to(logits.dtype), logits.shape[-2:], mode="nearest")
+        targets = F.interpolate(truth.to(logits.dtype), logits.shape[-2:], mode="nearest")
         logits, targets = logits.float().flatten(0, 1), targets.float().flatten(0, 1)
         keep = counted.flatten()
         if not bool(keep.any()):
@@ -72,10 +78,11 @@ class PointMasks(Objective):
         return point_losses(logits.flatten(1), targets.flatten(1), small=0.0)
 
 
-def _presence(prediction: TrackedPrediction, batch: Batch) -> Float[Tensor, ""]:
-    logits, counted = prediction.tracked_presence_logits.float(), batch.targets.annotated[:, :] & prediction.tracked
-    present = batch.targets.masks[:, :].flatten(2).any(2).to(logits.dtype)
-    loss = F.binary_cross_entropy_with_logits(logits, present, reduction="none") * counted
+def _presence(
+    tracks: Tracks, truth: Bool[Tensor, "items time height width"], counted: Bool[Tensor, "items time"]
+) -> Float[Tensor, ""]:
+    present = truth.flatten(2).any(2).float()
+    loss = F.binary_cross_entropy_with_logits(tracks.presence_logits.float(), present, reduction="none") * counted
     return loss.sum() / counted.sum().clamp(min=1)
 
 

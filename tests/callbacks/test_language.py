@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from callbacks.language import NextToken, SegRate
 from callbacks.point_masks import PointMasks, at_points, point_losses, uncertain_points
-from rvos_lightning.systems.sa2va.outputs import SpokenPrompt, TrackedPrediction
+from rvos_lightning.systems.sa2va.outputs import SpokenPrompt, TrackedPrediction, Tracks
 from rvos_lightning.types import Batch, Clip, ClipMeta, Prediction, Prompt, SegmentedWindow, Targets
 
 
@@ -74,25 +74,33 @@ def test_silent_items_and_unannotated_frames_count_nothing():
 
 def test_tracked_masks_have_their_own_terms():
     logits, which = torch.zeros(2, 3, 8, 8), torch.tensor([False, True, False])
-    scores = torch.zeros(2, 3)
-    prediction = TrackedPrediction(logits, tracked_logits=logits + 1, tracked=which, tracked_presence_logits=scores)
+    tracks = Tracks(torch.ones(1, 3, 8, 8), torch.zeros(1, 3), items=torch.tensor([1]), tracked=which)
+    prediction = TrackedPrediction(logits, tracks=tracks)
     assert set(PointMasks(points=4).terms(batch(), prediction)) == {"mask", "dice"}
     terms = PointMasks(points=0, tracked=0.5).terms(batch(), prediction)
-    truth = batch().targets.masks[:, 1].float().flatten(1)
+    truth = batch().targets.masks[1:, 1].float().flatten(1)
     bce, _ = point_losses(torch.ones_like(truth), truth, small=0.0)
     torch.testing.assert_close(terms["tracked_mask"], 0.5 * 2.0 * bce)
     torch.testing.assert_close(terms["tracked_presence"], torch.tensor(0.5 * math.log(2)))
 
 
-def test_rates_count_every_item_once():
+def test_rates_count_every_item_once(capsys):
     one, rate, logged = batch((("no_target",), ("size",))), SegRate(), {}
     prompt = spoken(None, None, torch.tensor([False, True]))
     masks = torch.zeros(2, 3, 8, 8, dtype=torch.bool)
     window = SegmentedWindow(one.clip, one.targets, Prediction(torch.zeros(2, 3, 8, 8), prompt=prompt), masks)
     for last in (False, True):
         rate.write("val", window, last)
-    trainer = SimpleNamespace(strategy=SimpleNamespace(reduce=lambda counts, reduce_op: counts))
+    strategy = SimpleNamespace(reduce=lambda counts, reduce_op: counts)
+    trainer = SimpleNamespace(strategy=strategy, is_global_zero=True, sanity_checking=False)
     module = SimpleNamespace(device="cpu", log_dict=lambda values, **_: logged.update(values))
     rate.on_validation_epoch_end(trainer, module)
     assert logged == {"val/seg_rate": 1.0, "val/silent_rate": 1.0, "val/unanswered": 1.0}
     assert float(rate.counts.sum()) == 0
+    assert "[SEG] in 1.000 of 1 answers about something, absent from 1.000 of 1 about nothing; 1 empty mask" in (
+        capsys.readouterr().out
+    )
+    rate.write("predict", window, True)
+    logged.clear()
+    rate.on_predict_epoch_end(trainer, module)  # nothing is logged in prediction, but it is said
+    assert not logged and "1 empty mask" in capsys.readouterr().out

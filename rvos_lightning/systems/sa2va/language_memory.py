@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -12,7 +12,7 @@ from rvos_lightning.parts.memories.sam2_memory import ABSENT
 from rvos_lightning.seams import Adapter, Decoded, Memory, Segmenter
 from rvos_lightning.systems.sa2va.bank import Bank, Entry, PromptedFrame, remember
 from rvos_lightning.systems.sa2va.frames import pictures
-from rvos_lightning.systems.sa2va.outputs import SpokenPrompt, TrackedPrediction
+from rvos_lightning.systems.sa2va.outputs import SpokenPrompt, TrackedPrediction, Tracks
 from rvos_lightning.systems.sa2va.two_decoders import FrameMaps, TwoDecoderSam2
 from rvos_lightning.types import Clip, Features, Prediction, Prompt, State
 
@@ -39,8 +39,8 @@ class LanguageMemory(Memory):
             never gating masks by the object score (arXiv 2501.04001); `sa2va_i` gives their binary masks as
             prompts to the original SAM 2, which gates (arXiv 2509.19082, section 3).
         prompts: give SAM 2 all of these frames, or the first only.
-        track_in_training: also track in training from two frames' own masks, with the original decoder, so that a
-            tracker can be learnt from nothing; published training decodes frame by frame only.
+        track_in_training: also track, in training, one item of each video from two frames' own masks, with the
+            original decoder, so that a tracker can be learnt from nothing; published training decodes frame by frame.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class LanguageMemory(Memory):
     # Training
 
     def _train(self, prompt: Prompt, segmenter: TwoDecoderSam2, clip: Clip) -> Prediction:
-        videos, time = clip.frames.shape[:2]
+        time = clip.frames.shape[1]
         maps = segmenter.maps(clip.frames[:, :].flatten(0, 1))
         index = clip.video[:, None] * time + torch.arange(time, device=clip.video.device)
         tokens = prompt.tokens[:, :time].flatten(0, 1)
@@ -171,36 +171,46 @@ class LanguageMemory(Memory):
         )
         if not self.track_in_training:
             return Prediction(logits, presence, iou)
-        tracked, scores, which = self._track_clip(maps, index, logits, segmenter)
-        return TrackedPrediction(
-            logits, presence, iou, tracked_logits=tracked, tracked=which, tracked_presence_logits=scores
-        )
+        items = one_of_each(clip.video)
+        tracks = self._track_clip(maps, clip.video[items], items, logits[items], segmenter)
+        return TrackedPrediction(logits, presence, iou, tracks=tracks)
 
     def _track_clip(
         self,
         maps: FrameMaps,
-        index: Int[Tensor, "batch time"],
-        logits: Float[Tensor, "batch time h w"],
+        video: Int[Tensor, "items"],
+        items: Int[Tensor, "items"],
+        logits: Float[Tensor, "items time h w"],
         segmenter: TwoDecoderSam2,
-    ) -> tuple[Tensor, Tensor, Bool[Tensor, "time"]]:
+    ) -> Tracks:
         """Track a training clip from its first and one other frame's language masks (no gradient into these)."""
-        time = index.shape[1]
+        time = logits.shape[1]
         chosen = {0, int(torch.randint(time, ()))}
         bank, frames = Bank(), []
+        at = [maps.select(slice(t, None, time)) for t in range(time)]
         for t in sorted(chosen):
             masks = (segmenter.upscale(logits[:, t].detach()) > 0).float()
-            pair = self.condition_on_masks(maps, index[:, t], masks, segmenter, exact=True)
+            pair = self.condition_on_masks(at[t], video, masks, segmenter, exact=True)
             bank.prompted[t], bank.conditioning[t] = pair
         for t in range(time):
             if t in chosen:
                 frames.append(bank.prompted[t])
                 continue
-            frame, entry = self.track(bank, t, maps, index[:, t], segmenter, exact=True)
+            frame, entry = self.track(bank, t, at[t], video, segmenter, exact=True)
             bank.add(t, entry)
             frames.append(frame)
-        tracked = torch.tensor([t not in chosen for t in range(time)], device=logits.device)
-        masks = torch.stack([frame.mask_logits for frame in frames], 1)
-        return masks, torch.stack([frame.presence_logits for frame in frames], 1), tracked
+        return Tracks(
+            torch.stack([frame.mask_logits for frame in frames], 1),
+            torch.stack([frame.presence_logits for frame in frames], 1),
+            items=items,
+            tracked=torch.tensor([t not in chosen for t in range(time)], device=logits.device),
+        )
+
+
+def one_of_each(video: Int[Tensor, "batch"]) -> Int[Tensor, "videos"]:
+    """An item of every video, drawn at random: tracking needs no language, so few items teach it."""
+    drawn = {int(video[i]): i for i in torch.randperm(len(video)).tolist()}
+    return torch.tensor([drawn[v] for v in sorted(drawn)], device=video.device)
 
 
 def prompt_masks(

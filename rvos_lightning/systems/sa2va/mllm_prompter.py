@@ -96,6 +96,7 @@ class MLLMPrompter(Prompter):
         self.verbatim_questions, self.picture, self.separator = verbatim_questions, picture, separator
         self.max_new_tokens, self.ask_at_once, self.resample = max_new_tokens, ask_at_once, resample
         self._check_texts()
+        self.said = False  # that an answer had no [SEG]
         self.seg_id, image_token = self.tokenizer.convert_tokens_to_ids([talk.SEG, talk.CONTEXT])
         self._check_vocabulary(max(self.tokenizer.get_vocab().values()))
         self.stop_ids, self.stop_texts = self._stops()
@@ -188,7 +189,15 @@ class MLLMPrompter(Prompter):
         states = torch.stack([own[0] if len(own) else own.new_zeros(self.mllm.width) for own in found])
         texts = [self.tokenizer.decode(answer.tokens) for answer in answers]
         for i in torch.nonzero(~spoken)[:, 0].tolist():
-            log.info("%s/%s: the answer %r has no [SEG]: empty mask", clip.meta[i].video, clip.meta[i].item, texts[i])
+            level = logging.INFO if self.said else logging.WARNING  # the first one is shown, all are in the debug log
+            item = f"{clip.meta[i].video}/{clip.meta[i].item}"
+            log.log(
+                level,
+                "%s: the answer %r has no [SEG]: empty mask (callbacks.language.SegRate counts them)",
+                item,
+                texts[i],
+            )
+            self.said = True
         token = self.to_prompt(states)[:, None, None].expand(-1, clip.time, 1, -1)
         return SpokenPrompt(token, spoken=spoken, answers=texts, positions=positions)
 

@@ -32,15 +32,20 @@ class SpokenPrompt(Prompt):
 
 
 @dataclass
-class TrackedPrediction(Prediction):
-    """Masks decoded frame by frame (`mask_logits`), and masks tracked from some of them.
+class Tracks(Prediction):
+    """Masks that a tracker made of some of a batch's items in training.
 
     Attributes:
-        tracked_logits: masks of the tracker; frames it was prompted on repeat the prompt.
-        tracked: which frames were tracked.
-        tracked_presence_logits: the tracker's object scores.
+        items: which items; the other fields have one row for each of them.
+        tracked: which frames; on the others, which it was prompted on, it repeats the prompt.
     """
 
-    tracked_logits: Float[Tensor, "batch time h w"] | None = None
+    items: Int[Tensor, "items"] | None = None
     tracked: Bool[Tensor, "time"] | None = None
-    tracked_presence_logits: Float[Tensor, "batch time"] | None = None
+
+
+@dataclass
+class TrackedPrediction(Prediction):
+    """Masks decoded frame by frame (`mask_logits`), and masks tracked from some of them."""
+
+    tracks: Tracks | None = None
