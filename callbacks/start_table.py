@@ -9,17 +9,15 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
 from callbacks.scores import data_name
+from rvos_lightning.data.mixture import Mixture
 
 
 class StartTable(Callback):
     """Prints what is about to run and writes the same as `start.json` into the run folder.
 
-    Args:
-        licences: part of the recipe -> licence of its code, weights or data, shown below the table.
+    Below the table: the terms of code, weights and data that the recipe stands on, as parts and data modules name
+    them in a class attribute `licence`.
     """
-
-    def __init__(self, licences: dict[str, str] | None = None):
-        self.licences = licences or {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the table, now that optimizers know their rates."""
@@ -40,13 +38,14 @@ class StartTable(Callback):
             table.add_row(*(f"{value:,}" if isinstance(value, int) else str(value) for value in row.values()))
         console = Console()
         console.print(table)
-        for what, licence in self.licences.items():
-            console.print(f"  licence of {what}: {licence}")
+        terms = licences(pl_module, trainer.datamodule)
+        for licence in terms:
+            console.print(f"  licence of {licence}", highlight=False)
         if trainer.fast_dev_run:
             return
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        record = {"parts": rows, "data": data, "licences": self.licences, "precision": str(trainer.precision)}
+        record = {"parts": rows, "data": data, "licences": terms, "precision": str(trainer.precision)}
         (folder / "start.json").write_text(json.dumps(record, indent=2) + "\n")
 
 
@@ -54,6 +53,14 @@ def parts(pl_module: LightningModule) -> list[tuple[str, nn.Module]]:
     """The network's direct children, then the network as a whole."""
     network: Any = pl_module.network
     return [*network.named_children(), ("total", network)]
+
+
+def licences(pl_module: LightningModule, data: object) -> list[str]:
+    """What parts of the network and the data (each set of a mixture) say of their terms, without repetition."""
+    sets = data.sources.values() if isinstance(data, Mixture) else [data]
+    sources = [*pl_module.network.modules(), *sets]
+    named = (getattr(source, "licence", None) for source in sources)
+    return list(dict.fromkeys(text for text in named if isinstance(text, str)))
 
 
 def learning_rates(trainer: Trainer) -> dict[int, float]:

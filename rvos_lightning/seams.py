@@ -1,6 +1,8 @@
 """The five abstract modules a network is composed of, and the one abstract callback that scores it.
 
-Abstract classes, not protocols: the command line then refuses a part of the wrong kind by name.
+Abstract classes, not protocols: the command line then refuses a part of the wrong kind by name. A part, or a data
+module, that stands on other people's code, weights or data names their terms in a class attribute `licence`, which the
+start table shows.
 """
 
 from abc import ABC, abstractmethod

@@ -200,6 +200,8 @@ class A2DSentences(DiskData):
         kwargs: see `VideoDataModule`.
     """
 
+    licence = "A2D-Sentences: research use, on request"
+
     def __init__(
         self,
         root: Path | str,

@@ -129,6 +129,8 @@ class ESD(DiskData):
         kwargs: see `VideoDataModule`.
     """
 
+    licence = "ESD: terms not stated by its authors"
+
     def __init__(
         self,
         root: Path | str,

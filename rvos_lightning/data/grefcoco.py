@@ -69,6 +69,8 @@ class GRefCOCO(DiskData):
         kwargs: see `VideoDataModule`.
     """
 
+    licence = "COCO images: Flickr terms; annotations: CC BY 4.0; expressions: none stated"
+
     def __init__(
         self,
         root: Path | str,

@@ -151,6 +151,8 @@ class JHMDBSentences(DiskData):
         kwargs: see `VideoDataModule`.
     """
 
+    licence = "JHMDB-Sentences: research use"
+
     def __init__(
         self,
         root: Path | str,

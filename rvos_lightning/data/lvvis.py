@@ -117,6 +117,8 @@ class LVVIS(DiskData):
         kwargs: see `VideoDataModule`.
     """
 
+    licence = "LV-VIS: CC BY-NC-SA 4.0"
+
     def __init__(
         self,
         root: Path | str,

@@ -114,6 +114,8 @@ class MeViS(DiskData):
         kwargs: see `VideoDataModule`.
     """
 
+    licence = "MeViS: CC BY-NC-SA 4.0"
+
     def __init__(
         self,
         root: Path | str,

@@ -196,6 +196,8 @@ class MovingShapes(VideoDataModule):
         kwargs: see `VideoDataModule`.
     """
 
+    licence = "MovingShapes, drawn by this package: Apache-2.0"
+
     def __init__(
         self,
         difficulty: Difficulty = "easy",

@@ -143,6 +143,8 @@ class RefDAVIS(DiskData):
         kwargs: see `VideoDataModule`.
     """
 
+    licence = "DAVIS and its texts: their own terms"
+
     def __init__(
         self,
         root: Path | str,

@@ -129,6 +129,8 @@ class RefYouTubeVOS(DiskData):
         kwargs: see `VideoDataModule`.
     """
 
+    licence = "Ref-YouTube-VOS: terms of YouTube-VOS, research use"
+
     def __init__(
         self,
         root: Path | str,

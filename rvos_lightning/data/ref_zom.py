@@ -71,6 +71,8 @@ class RefZOM(DiskData):
         kwargs: see `VideoDataModule`.
     """
 
+    licence = "COCO images: Flickr terms; annotations: CC BY 4.0; expressions: none stated"
+
     def __init__(
         self,
         root: Path | str,

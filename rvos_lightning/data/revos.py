@@ -117,6 +117,8 @@ class ReVOS(DiskData):
         kwargs: see `VideoDataModule`.
     """
 
+    licence = "ReVOS: CC BY-NC-SA 4.0"
+
     def __init__(
         self,
         root: Path | str,

@@ -91,6 +91,8 @@ class SA1B(DiskData):
         kwargs: see `VideoDataModule`.
     """
 
+    licence = "SA-1B: its own research licence"
+
     def __init__(
         self,
         root: Path | str,

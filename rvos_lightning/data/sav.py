@@ -173,6 +173,8 @@ class SAV(DiskData):
         kwargs: see `VideoDataModule`.
     """
 
+    licence = "SA-V: CC BY 4.0"
+
     def __init__(
         self,
         root: Path | str,

@@ -23,6 +23,8 @@ class DAVIS(DiskData):
         kwargs: see `VideoDataModule`.
     """
 
+    licence = "DAVIS: its own terms"
+
     def __init__(
         self,
         root: Path | str,
@@ -60,6 +62,8 @@ class YouTubeVOS(DiskData):
         kwargs: see `VideoDataModule`.
     """
 
+    licence = "YouTube-VOS: its own terms, research use"
+
     def __init__(
         self,
         root: Path | str,
@@ -94,6 +98,8 @@ class MOSE(DiskData):
         kwargs: see `VideoDataModule`.
     """
 
+    licence = "MOSE: CC BY-NC-SA 4.0"
+
     def __init__(
         self,
         root: Path | str,
@@ -126,6 +132,8 @@ class PUMaVOS(DiskData):
         cache: where the index of objects is kept; None: beside the masks.
         kwargs: see `VideoDataModule`.
     """
+
+    licence = "PUMaVOS: CC BY 4.0"
 
     def __init__(
         self,

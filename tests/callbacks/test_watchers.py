@@ -6,11 +6,14 @@ import av
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import LightningModule
 from PIL import Image
+from torch import nn
 
 from callbacks.film_strip import FilmStrip, caption_line, tint
 from callbacks.overlay import Film, Overlay, VideoOutput, palette
 from callbacks.scores import score_line
+from callbacks.start_table import licences
 from rvos_lightning.data.reader import Item, Reader, Video
 from rvos_lightning.types import Clip, ClipMeta, Prediction, SegmentedWindow, Targets
 
@@ -99,3 +102,13 @@ def test_tint_colours_only_the_mask():
 
 def test_captions_can_be_read():
     assert caption_line("the red circle", 100).max() > 200
+
+
+def test_licences_of_parts_and_of_every_set_of_a_mixture():
+    from rvos_lightning.data import MeViS, Mixture, MovingShapes
+    from rvos_lightning.parts.segmenters.sam2 import Sam2
+
+    module = LightningModule()
+    module.network = nn.ModuleList([Sam2("small", image_size=64), Sam2("small", image_size=64)])
+    data = Mixture({"a": MovingShapes(size=64), "b": MeViS("nowhere")})
+    assert licences(module, data) == [Sam2.licence, MovingShapes.licence, MeViS.licence]

@@ -25,6 +25,8 @@ class ClipText(TextEncoder):
         frozen: no gradients.
     """
 
+    licence = "CLIP, weights: MIT"
+
     def __init__(
         self,
         weights: str | None = None,

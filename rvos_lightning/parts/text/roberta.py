@@ -47,6 +47,8 @@ class Roberta(TextEncoder):
         frozen_dropout: a frozen encoder keeps dropout in training, as the official SAMWISE leaves it.
     """
 
+    licence = "RoBERTa, weights: MIT"
+
     def __init__(
         self,
         weights: str | None = None,

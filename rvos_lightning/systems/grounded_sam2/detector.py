@@ -25,6 +25,8 @@ class GroundingDino(nn.Module):
         long_side: at most (published: 1333).
     """
 
+    licence = "Grounding DINO, code and weights: Apache-2.0"
+
     def __init__(
         self,
         weights: str | None = "IDEA-Research/grounding-dino-base",
