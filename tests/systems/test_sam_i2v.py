@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 def segmenter() -> Sam:
     """Random, but sure that the object is there: an absent one's masks are constant and would prove nothing."""
     torch.manual_seed(0)
-    sam = Sam("small", 32, occlusion=True)
+    sam = Sam("small", 64, occlusion=True)
     with torch.no_grad():
         sam.mask_decoder.pred_obj_score_head.layers[2].bias.fill_(2)
     return sam
@@ -36,8 +36,8 @@ def segmenter() -> Sam:
 
 def small(**memory) -> PromptedSegmenter:
     sam = segmenter()
-    adapter = TemporalIntegrator((48, 64, 64), 64, 8, patch=4)
-    return PromptedSegmenter(sam, adapter, UserPrompter(), PromptMemory(64, 32, 32, 1, 0.0, 4, **memory))
+    adapter = TemporalIntegrator((48, 64, 64), 64, 8, patch=8)
+    return PromptedSegmenter(sam, adapter, UserPrompter(), PromptMemory(64, 32, 32, 1, 0.0, 8, **memory))
 
 
 def batch(time: int = 4, items: tuple[int, ...] = (2, 1), protocol: str = "three_click", train: bool = False) -> Batch:
@@ -133,7 +133,7 @@ def test_predictor_equals_the_frame_loop_and_takes_corrections() -> None:
 
 
 def test_per_frame_baseline_does_not_look_at_other_frames() -> None:
-    sam, memory = segmenter(), PerFrame(64, 32, 32, 1, 0.0, 4)
+    sam, memory = segmenter(), PerFrame(64, 32, 32, 1, 0.0, 8)
     network = PromptedSegmenter(sam, ImageFeatures(), UserPrompter(), memory).eval()
     data = batch(3)
     before = run(network, data.clip, 3)

@@ -16,16 +16,17 @@ from rvos_lightning.parts.segmenters.sam_encoders import (
     TinyVitShape,
     VitEncoder,
     VitShape,
+    add_adapters,
     normalise,
 )
 from rvos_lightning.parts.segmenters.sam_keys import key_map
 from rvos_lightning.seams import Decoded, Pyramid, Segmenter, StageHook
-from rvos_lightning.weights import convert, load_official
+from rvos_lightning.weights import convert, freeze, load_official
 
 Variant = Literal["tiny_sam", "mobile_sam", "edge_sam", "slim_sam", "slim_sam_77", "sam_b", "sam_l", "sam_h", "small"]
 
 _TINY_VIT = TinyVitShape()
-_SMALL = TinyVitShape((16, 32, 48, 64), (1, 1, 2, 1), (1, 2, 3, 4), (7, 8, 8, 8), fine=True)
+_SMALL = TinyVitShape((16, 32, 48, 64), (1, 1, 1, 1), (1, 2, 3, 4), (7, 8, 8, 8), stride=8)
 _VITS = {
     "slim_sam": VitShape(384, 1536, 12, 12, (2, 5, 8, 11)),
     "slim_sam_77": VitShape(168, 696, 12, 12, (2, 5, 8, 11)),
@@ -56,15 +57,20 @@ class Sam(Segmenter):
     """An image SAM; images are squashed to a square of `image_size` (SAM-I2V's way for every variant, spec 2.1).
 
     Args:
-        variant: which encoder; `small` is a reduced TinyViT with stride 4, to be trained from scratch on 64 to 128 px.
+        variant: which encoder; `small` is a reduced TinyViT with stride 8, to be trained from scratch on 64 to 128 px.
         image_size: side of the square the encoder sees; official weights need 1024. Default 1024, 64 for `small`.
         occlusion: add SAM-I2V's object-score token and head, and the sigmoid on the IoU estimates.
         multimask: `decode` returns the best of the three ambiguous masks instead of mask 0.
         weights: the variant's official checkpoint, or the state dict of this class.
+        adapter_width: bottleneck of an AdaptFormer in every transformer block of the encoder; 0 for none.
+        frozen_encoder: train nothing of the encoder but these adapters.
 
     Raises:
         WeightsError: the checkpoint does not fit the variant.
+        ValueError: the image size does not fit the stride, or the encoder has no transformer blocks to adapt.
     """
+
+    licence = "SAM, MobileSAM, TinySAM and SlimSAM, weights: Apache-2.0; EdgeSAM: S-Lab License 1.0, non-commercial"
 
     def __init__(
         self,
@@ -73,6 +79,8 @@ class Sam(Segmenter):
         occlusion: bool = False,
         multimask: bool = False,
         weights: Path | None = None,
+        adapter_width: int = 0,
+        frozen_encoder: bool = False,
     ):
         super().__init__()
         small = variant == "small"
@@ -91,6 +99,10 @@ class Sam(Segmenter):
         self.mask_decoder = _build_mask_decoder(self.prompt_dim, occlusion)
         if weights is not None:
             self.load_weights(load_official(weights))
+        if frozen_encoder:
+            freeze(self.encoder)
+        if adapter_width:
+            add_adapters(self.encoder, adapter_width)
 
     def load_weights(self, state: Mapping[str, Tensor]) -> None:
         """Load an official state dict of this variant, or one of this class.

@@ -23,7 +23,7 @@ class TinyVitShape:
     depths: tuple[int, ...] = (2, 2, 6, 2)
     num_heads: tuple[int, ...] = (2, 4, 5, 10)
     window_sizes: tuple[int, ...] = (7, 7, 14, 7)
-    fine: bool = False  # patch embedding and first merge without stride: total stride 4 instead of 16
+    stride: int = 16  # 8: the first merge keeps the grid; 4: the patch embedding has stride 2, too
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,11 @@ class TinyVitEncoder(nn.Module):
         self.trunk.head = nn.Identity()  # its norm is never used and would stay without gradient
         # The original's merge keeps the grid when it leads to the last stage.
         self.trunk.stages[3].downsample.conv2.conv.stride = (1, 1)
-        if shape.fine:
-            self.trunk.patch_embed.conv2.conv.stride = (1, 1)
+        if shape.stride <= 8:
             self.trunk.stages[1].downsample.conv2.conv.stride = (1, 1)
-        self.stride = 4 if shape.fine else 16
+        if shape.stride <= 4:
+            self.trunk.patch_embed.conv2.conv.stride = (1, 1)
+        self.stride = shape.stride
         self.neck = _neck(shape.embed_dims[-1], dim)
         widths = shape.embed_dims
         self.stage_channels = (*widths[1:], widths[-1])
@@ -167,6 +168,51 @@ class VitEncoder(nn.Module):
                     x = level.permute(0, 2, 3, 1)
                 levels.append(level)
         return (*levels, self.trunk.neck(x))
+
+
+class AdaptFormer(nn.Module):
+    """A block's MLP with a narrow one beside it (AdaptFormer, Chen et al. 2022); starts as the MLP alone.
+
+    Args:
+        mlp: the block's own.
+        dim: width of its input.
+        width: of the bottleneck.
+        scale: factor on the bottleneck's output.
+    """
+
+    def __init__(self, mlp: nn.Module, dim: int, width: int, scale: float = 0.1):
+        super().__init__()
+        self.mlp, self.scale = mlp, scale
+        self.norm = nn.LayerNorm(dim)
+        self.down = nn.Linear(dim, width)
+        self.up = nn.Linear(width, dim)
+        nn.init.kaiming_uniform_(self.down.weight, a=5**0.5)
+        for zero in (self.down.bias, self.up.weight, self.up.bias):
+            nn.init.zeros_(zero)
+
+    def forward(self, x: Float[Tensor, "*axes dim"]) -> Float[Tensor, "*axes dim"]:
+        """Same shape."""
+        return self.mlp(x) + self.scale * self.up(functional.relu(self.down(self.norm(x))))
+
+
+def add_adapters(encoder: nn.Module, width: int) -> list[AdaptFormer]:
+    """Put an `AdaptFormer` of bottleneck `width` into every transformer block of a TinyViT or ViT encoder.
+
+    Raises:
+        ValueError: the encoder has no such blocks.
+    """
+    from timm.models.tiny_vit import TinyVitBlock
+    from transformers.models.sam.modeling_sam import SamVisionLayer
+
+    added = []
+    for block in list(encoder.modules()):
+        if isinstance(block, TinyVitBlock | SamVisionLayer):
+            dim = block.dim if isinstance(block, TinyVitBlock) else block.mlp.lin1.in_features
+            block.mlp = AdaptFormer(block.mlp, dim, width)
+            added.append(block.mlp)
+    if not added:
+        raise ValueError(f"segmenter.adapter_width: {type(encoder).__name__} has no transformer blocks; set it to 0")
+    return added
 
 
 def normalise(images: Float[Tensor, "images 3 h w"], size: int) -> Float[Tensor, "images 3 size size"]:

@@ -199,7 +199,7 @@ class FrameLoop:
         if answer.asked.points is not None:
             points = torch.cat([answer.asked.points, points], 1)
             labels = torch.cat([answer.asked.labels, labels], 1)
-        previous = answer.output.chosen
+        previous = self.memory.filled(answer.output.chosen)
         previous = previous if self.memory.training else previous.clamp(-32, 32)
         asked = Asked(points, labels, previous, answer.asked.language)
         if self.memory.training and situation.tokens is not None:
@@ -229,10 +229,13 @@ class FrameLoop:
     def finish(self, time: int, answer: Answer) -> None:
         """Store the frame's answer and its memory."""
         items, output = answer.situation.items, answer.output
-        self.state.put(self.index(time), items, self.memory.remember(answer), len(self.items))
+        filled = replace(output, chosen=self.memory.filled(output.chosen))
+        # What a user touched is remembered as shown; what was tracked, before holes are filled (spec 5.5).
+        remembered = self.memory.remember(replace(answer, output=filled) if answer.touched else answer)
+        self.state.put(self.index(time), items, remembered, len(self.items))
         rows = torch.tensor(items, device=output.iou.device)
         best = output.iou.max(1, keepdim=True).values
-        self.logits[time] = self.logits[time].index_copy(0, rows, output.chosen.float())
+        self.logits[time] = self.logits[time].index_copy(0, rows, filled.chosen.float())
         self.presence[time] = self.presence[time].index_copy(
             0, rows, output.presence_logits.to(self.presence[time].dtype)
         )

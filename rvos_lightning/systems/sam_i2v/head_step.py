@@ -134,6 +134,20 @@ def resize_mask(mask: Bool[Tensor, "h w"], size: int) -> Float[Tensor, "1 size s
     return (mask[0] >= 0.5).float()
 
 
+def fill_holes(mask_logits: Float[Tensor, "batch 1 h w"], area: int) -> Float[Tensor, "batch 1 h w"]:
+    """Background components of at most `area` pixels (8-connected) become barely foreground (spec 5.5)."""
+    import cv2
+
+    background = (mask_logits[:, 0] <= 0).cpu().numpy().astype("uint8")
+    holes = []
+    for picture in background:
+        _, labels, statistics, _ = cv2.connectedComponentsWithStats(picture, connectivity=8)
+        small = statistics[:, cv2.CC_STAT_AREA] <= area
+        small[0] = False  # label 0 is the foreground
+        holes.append(torch.from_numpy(small[labels]))
+    return torch.where(torch.stack(holes)[:, None].to(mask_logits.device), 0.1, mask_logits)
+
+
 def mask_as_output(
     sam: Sam,
     feature: Float[Tensor, "batch dim h w"],

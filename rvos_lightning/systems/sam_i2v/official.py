@@ -45,7 +45,7 @@ KEY_MAP = KeyMap(
 )
 """Dropped: the classifier of the trunk, a fusion nothing reads, an embedding never used."""
 
-_DROPPED_SHAPES = {
+DROPPED_SHAPES = {
     "no_mem_pos_enc": (1, 1, 256),
     "image_encoder.trunk_image.norm_head.weight": (320,),
     "image_encoder.trunk_image.norm_head.bias": (320,),
@@ -89,14 +89,14 @@ def export_official(source: Path | str, destination: Path | str) -> str:
     """Convert ours back; tensors the official code never reads are filled with zeros."""
     state = export_state(load_official(source))
     torch.save({"model": state}, destination)
-    return f"wrote {len(state)} keys, {len(_DROPPED_SHAPES)} of them unused ones filled with zeros"
+    return f"wrote {len(state)} keys, {len(DROPPED_SHAPES)} of them unused ones filled with zeros"
 
 
 def export_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our state dict in the official layout, to be loaded strictly by the original code."""
     back = official_names(state)
     exported = {back[key]: tensor for key, tensor in state.items()}
-    return exported | {key: torch.zeros(shape) for key, shape in _DROPPED_SHAPES.items()}
+    return exported | {key: torch.zeros(shape) for key, shape in DROPPED_SHAPES.items()}
 
 
 def official_names(state: Mapping[str, Tensor]) -> dict[str, str]:

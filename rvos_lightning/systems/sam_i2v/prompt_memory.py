@@ -11,7 +11,14 @@ from torch.nn import functional
 
 from rvos_lightning.parts.segmenters.sam import Sam
 from rvos_lightning.seams import Memory, Segmenter
-from rvos_lightning.systems.sam_i2v.head_step import ABSENT, Asked, HeadOutput, head_step, mask_as_output
+from rvos_lightning.systems.sam_i2v.head_step import (
+    ABSENT,
+    Asked,
+    HeadOutput,
+    fill_holes,
+    head_step,
+    mask_as_output,
+)
 from rvos_lightning.systems.sam_i2v.memory_attention import MemoryAttention, build_memory_encoder
 from rvos_lightning.systems.sam_i2v.memory_bank import FrameMemory, MemoryTokens, TrackState, gather_tokens
 from rvos_lightning.systems.sam_i2v.memory_prompt_generator import MemoryPromptGenerator
@@ -57,7 +64,12 @@ class PromptMemory(Memory):
         corrections_condition: a corrected frame becomes a conditioning frame in training (as published; never in
             inference, spec 5.2).
         max_corrections: how often a user is asked about one frame.
+        prompts: tokens the memory prompt generator makes; 0 leaves it out (the paper's TA baseline).
+        fill_holes: in inference, background specks of at most so many low-resolution pixels are filled (8 as
+            published, where its compiled extension loads; else silently not).
     """
+
+    licence = "SAM-I2V, weights: Apache-2.0"
 
     def __init__(
         self,
@@ -70,6 +82,8 @@ class PromptMemory(Memory):
         selector: MemorySelector | None = None,
         corrections_condition: bool = True,
         max_corrections: int = 16,
+        prompts: int = 3,
+        fill_holes: int = 0,
     ):
         super().__init__()
         from sam2.modeling.sam2_utils import MLP
@@ -77,11 +91,11 @@ class PromptMemory(Memory):
         self.dim, self.memory_dim, self.mask_stride = dim, memory_dim, mask_stride
         self.selector = selector or MemorySelector()
         self.corrections_condition = corrections_condition
-        self.max_corrections = max_corrections
+        self.max_corrections, self.fill_holes = max_corrections, fill_holes
         self.slots = self.selector.global_keep + self.selector.local_keep
         self.memory_attention = MemoryAttention(dim, memory_dim, hidden, layers, dropout)
         self.memory_encoder = build_memory_encoder(dim, memory_dim, mask_stride)
-        self.memory_prompt_generator = MemoryPromptGenerator(dim, memory_dim, dropout=dropout)
+        self.memory_prompt_generator = MemoryPromptGenerator(dim, memory_dim, prompts, dropout) if prompts else None
         self.maskmem_tpos_enc = nn.Parameter(torch.zeros(self.slots + 1, 1, 1, memory_dim))
         self.no_mem_embed = nn.Parameter(torch.zeros(1, 1, dim))
         self.no_obj_ptr = nn.Parameter(torch.zeros(1, dim))
@@ -120,8 +134,7 @@ class PromptMemory(Memory):
         """Condition a frame's feature on what its items read; `readings` None: there is no memory yet."""
         if readings is None:
             conditioned = feature + self.no_mem_embed.view(1, -1, 1, 1)
-            prompts = self.memory_prompt_generator.no_memory(len(feature))
-            return Situation(list(items), feature, conditioned, None, prompts)
+            return Situation(list(items), feature, conditioned, None, self.no_memory_prompts(feature))
         temporal = self.maskmem_tpos_enc.flatten(1)
         tokens = gather_tokens(state, items, readings, temporal, self.obj_ptr_tpos_proj)
         position = sine_2d(self.dim, *feature.shape[-2:], device=feature.device)
@@ -132,10 +145,18 @@ class PromptMemory(Memory):
 
     def memory_prompts(self, tokens: MemoryTokens, grid: tuple[int, int]) -> Float[Tensor, "part q dim"]:
         """Prompts made from memory; in training they are made anew for every correction (dropout), spec 3.4."""
+        if self.memory_prompt_generator is None:
+            return tokens.values.new_zeros(len(tokens.values), 0, self.dim)
         keep: Tensor = tokens.keep
         if tokens.bias is not None:
             keep = tokens.bias[:, 0].expand(len(keep), -1).masked_fill(~keep, float("-inf"))
         return self.memory_prompt_generator(tokens.values, tokens.position, keep, tokens.pointers, tuple(grid))
+
+    def no_memory_prompts(self, feature: Float[Tensor, "part dim h w"]) -> Float[Tensor, "part q dim"]:
+        """Prompts where there is no memory yet."""
+        if self.memory_prompt_generator is None:
+            return feature.new_zeros(len(feature), 0, self.dim)
+        return self.memory_prompt_generator.no_memory(len(feature))
 
     def answer(self, sam: Sam, situation: Situation, asked: Asked) -> HeadOutput:
         """One decoder call."""
@@ -143,12 +164,16 @@ class PromptMemory(Memory):
 
     def answer_mask(self, sam: Sam, situation: Situation, mask: Float[Tensor, "part 1 high high"]) -> HeadOutput:
         """A given mask as the answer; no memory takes part."""
-        prompts = self.memory_prompt_generator.no_memory(len(mask))
+        prompts = self.no_memory_prompts(situation.feature)
         return mask_as_output(sam, situation.feature, mask, self.mask_downsample(mask), prompts)
 
     def pointer(self, output: HeadOutput) -> Float[Tensor, "part dim"]:
         """Object pointer; a learned one where the object is absent."""
         return torch.where(output.pointed, self.obj_ptr_proj(output.token), self.no_obj_ptr)
+
+    def filled(self, mask_logits: Float[Tensor, "part 1 h w"]) -> Float[Tensor, "part 1 h w"]:
+        """Without small holes, in inference."""
+        return mask_logits if self.training or not self.fill_holes else fill_holes(mask_logits, self.fill_holes)
 
     def remember(self, answer: Answer) -> FrameMemory:
         """Encode the frame and its final mask."""

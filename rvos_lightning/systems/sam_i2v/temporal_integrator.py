@@ -1,5 +1,7 @@
 """Temporal feature integrator (TFI): short clips of raw frames enter the image features (paper 3.2, spec 2.3)."""
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float, Int
 from sam2.modeling.sam2_utils import LayerNorm2d
@@ -7,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rvos_lightning.parts.segmenters.sam_encoders import normalise
-from rvos_lightning.parts.text.encoder import TextEncoder
 from rvos_lightning.seams import Adapter, Segmenter
 from rvos_lightning.types import Clip, Features
 
@@ -60,7 +61,7 @@ class TemporalIntegrator(Adapter):
         temporal_dim: of the temporal branch.
         frames: clip length, current frame included (5 as released; the paper's cost table counts 3).
         patch: side of a stem patch, the segmenter's stride.
-        text: reads the expressions for a sentence prompter (the original has no language); None for clicks.
+        within: encodes the frames with language inside the encoder (the original has none); None for clicks.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class TemporalIntegrator(Adapter):
         temporal_dim: int = 96,
         frames: int = 5,
         patch: int = 16,
-        text: TextEncoder | None = None,
+        within: Adapter | None = None,
     ):
         super().__init__()
         self.channels, self.dim, self.frames, self.patch = tuple(channels), dim, frames, patch
@@ -83,29 +84,30 @@ class TemporalIntegrator(Adapter):
         self.to_image = nn.ModuleList(_conv_norm_gelu(both, dim, 1) for _ in range(STAGES))
         self.integrate = nn.ModuleList(_conv_norm_gelu(dim, dim, 3) for _ in range(STAGES))
         self.apply(_initialise)
-        self.text = text
+        self.within = within  # after `apply`: it has its own initialisation
 
     def forward(self, clip: Clip, segmenter: Segmenter) -> Features:
-        """Encode each video once, integrate, and hand every item its video's features.
+        """Encode each video once (each item, where language is `within`), integrate, one row an item.
 
         Raises:
-            ValueError: the segmenter's levels are not the ones this adapter was built for; no expressions to read.
+            ValueError: the segmenter's levels are not the ones this adapter was built for.
         """
         if tuple(segmenter.channels[-3:]) != self.channels:
             found = tuple(segmenter.channels[-3:])
             raise ValueError(f"adapter.channels is {self.channels}, the segmenter's last levels have {found}")
-        levels = segmenter.encode(clip.frames.flatten(0, 1))[-STAGES:]
         size = getattr(segmenter, "image_size", clip.frames.shape[-1])
         frames = clip.frames if clip.past is None else torch.cat([clip.past, clip.frames], 1)
         slots = clip_slots(frames.shape[1], self.frames).to(frames.device)[-clip.time :]
-        pixels = normalise(frames.flatten(0, 1), size).unflatten(0, frames.shape[:2])
-        fused = self.integrate_levels(levels, self.stem_slots(pixels, slots))
+        stem = self.stem_slots(normalise(frames.flatten(0, 1), size).unflatten(0, frames.shape[:2]), slots)
+        if self.within is not None:
+            inner = self.within(clip, segmenter)
+            levels = tuple(level.flatten(0, 1) for level in inner.pyramid[-STAGES:])
+            stem = stem.unflatten(0, (-1, clip.time))[clip.video].flatten(0, 1)
+            return replace(inner, pyramid=(self.integrate_levels(levels, stem).unflatten(0, (-1, clip.time)),))
+        fused = self.integrate_levels(segmenter.encode(clip.frames.flatten(0, 1))[-STAGES:], stem)
         fused = fused.unflatten(0, (-1, clip.time))
         alone = len(fused) == 1
-        pyramid = (fused.expand(len(clip), -1, -1, -1, -1) if alone else fused[clip.video],)
-        if self.text is None:
-            return Features(pyramid)
-        return Features(pyramid, *self.text(clip.expressions or []))
+        return Features((fused.expand(len(clip), -1, -1, -1, -1) if alone else fused[clip.video],))
 
     def stem_slots(
         self, pixels: Float[Tensor, "video time 3 h w"], slots: Int[Tensor, "current slot"]

@@ -9,7 +9,7 @@ from rvos_lightning.weights import WeightsError
 
 
 def test_small_encodes_decodes_and_lets_hooks_in() -> None:
-    sam = Sam("small", 32).eval()
+    sam = Sam("small", 64).eval()
     seen = []
 
     def hook(stage: int, x: torch.Tensor) -> torch.Tensor:
@@ -56,3 +56,17 @@ def test_normalise_resizes_like_the_original_and_keeps_ready_images() -> None:
     expected = (images - mean.view(3, 1, 1)) / std.view(3, 1, 1)
     torch.testing.assert_close(normalise(images, 16), expected)
     assert normalise(images, 8).shape == (1, 3, 8, 8)
+
+
+def test_spatial_adapters_start_as_nothing_and_alone_are_trained_in_a_frozen_encoder() -> None:
+    torch.manual_seed(0)
+    plain = Sam("small", 64).eval()
+    torch.manual_seed(0)
+    adapted = Sam("small", 64, adapter_width=8, frozen_encoder=True).train()
+    images = torch.rand(1, 3, 64, 64)
+    torch.testing.assert_close(adapted.eval().encode(images)[-1], plain.encode(images)[-1])
+    trained = {name for name, p in adapted.encoder.named_parameters() if p.requires_grad}
+    assert trained and all(part in name for name in trained for part in [".mlp."]) and not adapted.encoder.training
+    assert not any(".mlp.mlp." in name for name in trained)
+    with pytest.raises(ValueError, match="no transformer blocks"):
+        Sam("edge_sam", adapter_width=8)
