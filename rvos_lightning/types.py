@@ -94,16 +94,24 @@ class UserPrompt(_Movable):
         points: x, y in [0, 1] relative to the frame's width and height (of the picture, not of padding).
         labels: 1 positive click, 0 negative click, 2 top-left and 3 bottom-right corner of a box.
         mask: a full mask instead of points.
+        alone: the points replace those given before on this frame instead of joining them.
     """
 
     frame: int
     points: Float[Tensor, "clicks 2"] | None = None
     labels: Int[Tensor, "clicks"] | None = None
     mask: Bool[Tensor, "height width"] | None = None
+    alone: bool = False
 
 
 class User(ABC):
-    """Somebody who points at objects and answers a wrong mask; holds targets if simulated, so networks need not."""
+    """Somebody who points at objects and answers a wrong mask; holds targets if simulated, so networks need not.
+
+    Attributes:
+        revisits: goes through the whole video again and again, pointing at the worst frame after each pass.
+    """
+
+    revisits = False
 
     @abstractmethod
     def first_prompt(self, item: int) -> Sequence[UserPrompt]:
@@ -112,6 +120,10 @@ class User(ABC):
     @abstractmethod
     def correct(self, item: int, frame: int, mask: Float[Tensor, "height width"]) -> UserPrompt | None:
         """An answer to predicted mask logits on a frame (position in the video); None when content."""
+
+    def revisit(self, masks: Float[Tensor, "batch time height width"]) -> dict[int, int]:
+        """After a pass over the whole video: item -> frame to correct next; empty when content."""
+        return {}
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch.nn import functional
 from rvos_lightning.data.users import UserFactory
 from rvos_lightning.types import ClipMeta, Targets, User, UserPrompt
 
-Protocol = Literal["click", "three_click", "box", "mask", "online"]
+Protocol = Literal["click", "three_click", "box", "mask", "online", "offline"]
 
 
 class SimulatedUser(UserFactory):
@@ -28,10 +28,13 @@ class SimulatedUser(UserFactory):
         corrections: clicks on a corrected frame.
         from_truth: probability that a correction is drawn from the target instead of the error.
         protocol: evaluation: one click, three clicks, a box or a mask on the item's first frame; `online` clicks again
-            wherever a mask falls below `threshold`.
-        clicks: evaluation clicks on an interacted frame (`three_click`, `online`).
+            wherever a mask falls below `threshold`; `offline` clicks on the worst frame after every pass over the
+            whole video, which must fit into one window.
+        clicks: evaluation clicks on an interacted frame (`three_click`, `online`, `offline`).
         threshold: IoU below which the online user clicks.
-        rounds: at most so many interacted frames of an item online.
+        rounds: at most so many interacted frames of an item online and offline.
+        oracle: `three_click` as the released test script has it: of the first frame's clicks only the shortest prefix
+            with the best true IoU is kept. It looks at the truth to choose; scores with it say so.
     """
 
     def __init__(
@@ -46,9 +49,13 @@ class SimulatedUser(UserFactory):
         clicks: int = 3,
         threshold: float = 0.75,
         rounds: int = 8,
+        oracle: bool = False,
     ) -> None:
         if corrected < initial:
             raise ValueError(f"simulate_user.corrected ({corrected}) must be at least initial ({initial})")
+        if oracle and protocol != "three_click":
+            raise ValueError(f"simulate_user.oracle belongs to protocol three_click, not {protocol}")
+        self.oracle = oracle
         self.points, self.box, self.initial, self.corrected = points, box, initial, corrected
         self.corrections, self.from_truth = corrections, from_truth
         self.protocol: Protocol = protocol
@@ -157,6 +164,10 @@ class EvaluationUser(_TargetHolder):
         super().__init__(options, targets, meta)
         self.first = [self._first_frame(item) for item in range(len(meta))]
         self.interacted: list[set[int]] = [set() for _ in meta]
+        self.revisits = options.protocol == "offline"
+        # What the oracle chooses from: the first frame's clicks, and the IoU after each.
+        self.given: list[list[UserPrompt]] = [[] for _ in meta]
+        self.reached: list[list[float]] = [[] for _ in meta]
 
     def _first_frame(self, item: int) -> int | None:
         """The first annotated frame on which the item is visible."""
@@ -178,16 +189,24 @@ class EvaluationUser(_TargetHolder):
         if self.options.protocol == "box":
             left, top, right, bottom = tight_box(mask)
             return [relative(position, [(left, top), (right, bottom)], (2, 3), mask.shape)]
-        return [relative(position, [first_click(mask)], (1,), mask.shape)]
+        click = relative(position, [first_click(mask)], (1,), mask.shape)
+        self.given[item].append(click)
+        return [click]
 
     def correct(self, item: int, frame: int, mask: Float[Tensor, "h w"]) -> UserPrompt | None:
         """Further clicks on the first frame; online also where the mask became bad."""
         time = self.positions[item].index(frame)
-        clicks = {"three_click": self.options.clicks, "online": self.options.clicks}.get(self.options.protocol, 1)
-        if self.asked[item, frame] >= clicks or not self.annotated(item, time):
+        clicks = self.options.clicks if self.options.protocol in ("three_click", "online", "offline") else 1
+        if self.asked[item, frame] > clicks or not self.annotated(item, time):
+            return None
+        if self.asked[item, frame] == clicks and not (self.options.oracle and time == self.first[item]):
             return None
         target = self.target(item, time)
         predicted = enlarge(mask, target.shape)
+        self.reached[item].append(overlap(target, predicted))
+        if self.asked[item, frame] == clicks:
+            self.asked[item, frame] += 1
+            return self.best_prefix(item)
         if time not in self.interacted[item]:
             done = len(self.interacted[item]) >= self.options.rounds
             if self.options.protocol != "online" or done or overlap(target, predicted) >= self.options.threshold:
@@ -195,7 +214,40 @@ class EvaluationUser(_TargetHolder):
             self.interacted[item].add(time)
         self.asked[item, frame] += 1
         point, label = centre_of_error(target, predicted)
-        return relative(frame, [point], (label,), target.shape)
+        click = relative(frame, [point], (label,), target.shape)
+        self.given[item].append(click)
+        return click
+
+    def best_prefix(self, item: int) -> UserPrompt:
+        """The oracle: of the first frame's clicks the shortest prefix after which the IoU was best."""
+        count = int(np.argmax(self.reached[item])) + 1
+        chosen = self.given[item][:count]
+        points, labels = (torch.cat([getattr(c, name) for c in chosen]) for name in ("points", "labels"))
+        return UserPrompt(chosen[0].frame, points, labels, alone=True)
+
+    def revisit(self, masks: Float[Tensor, "batch time h w"]) -> dict[int, int]:
+        """Each item's frame of lowest IoU that was not clicked on yet; none for items that are perfect or used up.
+
+        Raises:
+            ValueError: the masks are not the whole video's.
+        """
+        if masks.shape[1] != self.time:
+            raise ValueError(
+                f"protocol offline needs the whole video of {self.time} frames in one window, not {masks.shape[1]}: "
+                f"give --model.window {self.time} or more"
+            )
+        wanted = {}
+        for item, done in enumerate(self.interacted):
+            if self.first[item] is None or len(done) >= self.options.rounds:
+                continue
+            left = [t for t in range(self.first[item], self.time) if t not in done and self.annotated(item, t)]
+            targets = {t: self.target(item, t) for t in left}
+            scores = {t: overlap(target, enlarge(masks[item, t], target.shape)) for t, target in targets.items()}
+            worst = min(scores, key=scores.__getitem__, default=None)
+            if worst is not None and scores[worst] < 1:
+                self.interacted[item].add(worst)
+                wanted[item] = self.positions[item][worst]
+        return wanted
 
 
 def relative(

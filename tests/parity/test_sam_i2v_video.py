@@ -35,7 +35,7 @@ def injected(recording: Recording, start: str) -> Callable[[Tensor, int], Tensor
 def predictor(model: PromptedSegmenter, time: int, items: int) -> VideoPredictor:
     frames = (given("e2e.frames", 7, 3, 1024, 1024)[:time] * STD + MEAN)[None]
     meta = [ClipMeta("v", str(i), (), (1024, 1024), SIZE) for i in range(items)]
-    return VideoPredictor(model, Clip(frames, torch.zeros(items, dtype=torch.long), None, meta), chunk=4)
+    return VideoPredictor.of(model, Clip(frames, torch.zeros(items, dtype=torch.long), None, meta), chunk=4)
 
 
 def clicks(points: list[tuple[int, int, int]]) -> UserPrompt:

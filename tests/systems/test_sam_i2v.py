@@ -108,7 +108,7 @@ def test_training_step_reaches_every_parameter() -> None:
     assert silent <= {"memory.no_obj_ptr", "memory.no_obj_embed_spatial"}, silent
 
 
-@pytest.mark.parametrize("protocol", ["click", "three_click", "box", "mask", "online"])
+@pytest.mark.parametrize("protocol", ["click", "three_click", "box", "mask", "online", "offline"])
 def test_protocols_run(protocol: str) -> None:
     data = batch(4, protocol=protocol)
     with torch.no_grad():
@@ -122,7 +122,7 @@ def test_predictor_equals_the_frame_loop_and_takes_corrections() -> None:
     network = small().eval()
     clip = batch(6, (2,), protocol="click").clip
     streamed = run(network, clip, 6)
-    video = VideoPredictor(network, clip, chunk=4)
+    video = VideoPredictor.of(network, clip, chunk=4)
     video.prompt(0, {i: clip.user.first_prompt(i)[0] for i in range(2)})
     masks = torch.cat([low for _, low in video.propagate()], 1)
     torch.testing.assert_close(masks, streamed, rtol=1e-3, atol=2e-3)

@@ -183,20 +183,23 @@ class FrameLoop:
                     self.clip.user.correct(item, self.position(item, time), masks[row])
                     for row, item in enumerate(items)
                 ]
-            for count, members in groups([(0 if r is None else len(r.points),) for r in replies]).items():
+            for (count, _), members in groups(
+                [(0, 0) if r is None else (len(r.points), r.alone) for r in replies]
+            ).items():
                 part = answer if len(members) == len(items) else subset(answer, members)
-                if count == (0,):
+                if count == 0:
                     done.append(part)
                 else:
                     pending.append((self.again(time, part, [replies[m] for m in members]), rounds + 1))
         return done
 
     def again(self, time: int, answer: Answer, replies: Sequence[UserPrompt]) -> Answer:
-        """One correction round: all clicks so far and the last logits as mask prompt, same conditioned feature."""
+        """One correction round: all clicks so far (unless the new ones stand alone) and the last logits as mask prompt,
+        on the same conditioned feature."""
         situation = answer.situation
         new = self.asked(replies, situation.items, time)
         points, labels = new.points, new.labels
-        if answer.asked.points is not None:
+        if answer.asked.points is not None and not replies[0].alone:
             points = torch.cat([answer.asked.points, points], 1)
             labels = torch.cat([answer.asked.labels, labels], 1)
         previous = self.memory.filled(answer.output.chosen)

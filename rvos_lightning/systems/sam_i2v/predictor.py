@@ -1,6 +1,6 @@
 """Prompting any frame of a clip in any order, then propagating: interactive use and offline evaluation (spec 5)."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
 import torch
@@ -16,33 +16,39 @@ from rvos_lightning.types import Clip, Prompt, User, UserPrompt
 
 
 class VideoPredictor:
-    """Holds one clip's features and memories; frames are addressed by their place in the clip.
+    """Memories of one clip, all of them kept; frames are addressed by their place in the clip.
 
     Args:
-        network: SAM-I2V in eval mode.
-        clip: all frames of the video; its user, if any, is not asked.
-        chunk: frames encoded at once.
+        loop: the frame loop over all frames of the video; its user, if any, is not asked any more.
     """
 
+    def __init__(self, loop: FrameLoop):
+        if loop.memory.training:
+            raise ValueError("VideoPredictor needs network.eval()")
+        clip = loop.clip
+        meta = [replace(m, positions=tuple(range(clip.time))) for m in clip.meta]
+        loop.clip = self.clip = replace(clip, user=_Silent(), meta=meta)
+        self.loop, self.memory, self.sam, self.state = loop, loop.memory, loop.sam, loop.state
+        for time in range(clip.time):
+            self.state.index = time
+            loop.embed(time)
+            loop.streams()
+
+    @classmethod
     @torch.inference_mode()
-    def __init__(self, network: PromptedSegmenter, clip: Clip, chunk: int = 8):
+    def of(cls, network: PromptedSegmenter, clip: Clip, chunk: int = 8) -> "VideoPredictor":
+        """Encode all frames of a video, `chunk` at once; the clip's user, if any, is not asked."""
         if network.training:
             raise ValueError("VideoPredictor needs network.eval()")
-        self.memory, self.sam = network.memory, network.segmenter
-        clip = replace(clip, user=_Silent(), meta=[replace(m, positions=tuple(range(clip.time))) for m in clip.meta])
         features = []
         for start in range(0, clip.time, chunk):
             window = clip.window(start, min(start + chunk, clip.time))
             past = clip.frames[:, max(start - 8, 0) : start] if start else None
-            features.append(network.adapter(replace(window, past=past), self.sam).pyramid[-1])
+            features.append(network.adapter(replace(window, past=past), network.segmenter).pyramid[-1])
         feature = torch.cat(features, 1)
         tokens = feature.new_zeros(len(clip), clip.time, 0, feature.shape[2])
-        self.clip, self.state = clip, TrackState(waiting={})
-        self.loop = FrameLoop(self.memory, self.sam, feature, Prompt(tokens), clip, self.state)
-        for time in range(clip.time):
-            self.state.index = time
-            self.loop.embed(time)
-            self.loop.streams()
+        state = TrackState(waiting={})
+        return cls(FrameLoop(network.memory, network.segmenter, feature, Prompt(tokens), clip, state))
 
     @property
     def tracked(self) -> list[int]:
@@ -98,6 +104,13 @@ class VideoPredictor:
             asked = replace(asked, previous=self.loop.logits[time][items].clamp(-32, 32))
         return Answer(situation, self.memory.answer(self.sam, situation, asked), asked)
 
+    def stays(self, time: int, item: int, keep: Collection[int | tuple[int, int]]) -> bool:
+        """The item's mask on the frame is not made anew."""
+        memory = self.state.frames.get(time)
+        if memory is None or memory.prompted[item] is None:
+            return False
+        return memory.prompted[item] or time in keep or (time, item) in keep
+
     def was_tracked(self, time: int, item: int) -> bool:
         """The frame got its mask by propagation."""
         memory = self.state.frames.get(time)
@@ -110,14 +123,19 @@ class VideoPredictor:
 
     @torch.inference_mode()
     def propagate(
-        self, start: int | None = None, reverse: bool = False, keep: frozenset[int] = frozenset()
+        self,
+        start: int | None = None,
+        reverse: bool = False,
+        keep: Collection[int | tuple[int, int]] = (),
+        since: Mapping[int, int] | None = None,
     ) -> Iterator[tuple[int, Float[Tensor, "batch 1 h w"]]]:
         """Track all items from the first prompted frame (or `start`) on; yields frame and mask logits.
 
         Args:
             start: first frame of the pass.
             reverse: go back in time; only prompted memories are read then.
-            keep: frames whose masks stay as they are (corrected ones), beside the prompted ones.
+            keep: frames, or (frame, item), whose masks stay as they are (corrected ones), beside the prompted ones.
+            since: first frame of each item; None: all go along from the start.
         """
         prompted = [t for t, memory in sorted(self.state.frames.items()) if any(memory.prompted)]
         if not prompted:
@@ -125,11 +143,9 @@ class VideoPredictor:
         first = prompted[0] if start is None else start
         for time in range(first, -1, -1) if reverse else range(first, self.clip.time):
             self.state.index = time
-            done = self.state.frames.get(time)
             items = [
                 i for i in self.loop.items
-                if not (done is not None and (done.prompted[i] or (time in keep and done.prompted[i] is not None)))
-                and self.loop.known(i)
+                if self.loop.known(i) and not self.stays(time, i, keep) and (since is None or since[i] <= time)
             ]  # fmt: skip
             for answer in self.loop.go_on(time, items, reverse):
                 self.loop.finish(time, answer)

@@ -119,8 +119,13 @@ class PromptMemory(Memory):
             raise ValueError(f"PromptMemory(dim={self.dim}) needs a parts.segmenters.sam.Sam of that width")
         state = state if isinstance(state, TrackState) else TrackState()
         loop = self.loop(segmenter, features, prompt, clip, state)
-        prediction: TrackedPrediction = loop.train() if self.training else loop.track()
-        return prediction
+        if self.training:
+            return loop.train()
+        if clip.user is not None and clip.user.revisits:
+            from rvos_lightning.systems.sam_i2v.rounds import OfflineRounds  # it imports this module
+
+            return OfflineRounds(loop).run()
+        return loop.track()
 
     def loop(self, sam: Sam, features: Features, prompt: Prompt, clip: Clip, state: TrackState) -> Any:
         """The frame loop over one window."""
