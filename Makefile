@@ -28,7 +28,7 @@ slurm:
 	  test -z "$$missing" || (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq slurm-wlm munge)
 
 test-slurm: setup slurm
-	RVOS_TEST_SLURM=1 $(VENV) -m pytest tests/slurm -m slurm -v
+	RVOS_TEST_SLURM=1 $(VENV) -m pytest tests/slurm -m slurm -v -rP
 
 lint: setup
 	$(VENV) -m ruff check .

@@ -98,15 +98,24 @@ class Requeue(Callback):
     def _ask(self, trainer: Trainer, where: str) -> None:
         # Any rank may be the one that still lives; the first one's request ends RUNNING for the others.
         time.sleep(0.5 * min(trainer.global_rank, 4))
-        done = requeue_if_running(os.environ["SLURM_JOB_ID"])
+        done = requeue_if_running(this_job())
         name = self._caught.name if self._caught else "another rank's signal"
         print(f"[rank {trainer.global_rank}] requeue: {name}, {where}; {done}", flush=True)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Put the old handlers back."""
+        """Put the old handlers back, but let no warning end a process that is done and only has to exit."""
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if handler is signal.SIG_DFL else handler)
         self._before = {}
+
+
+def this_job() -> str:
+    """The id of this job or array task alone.
+
+    SLURM_JOB_ID of an array's last task is the array's own id, by which `scontrol` means all of its tasks.
+    """
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return os.environ["SLURM_JOB_ID"] if task is None else f"{array}_{task}"
 
 
 def requeue_if_running(job: str) -> str:

@@ -14,6 +14,7 @@ class Throughput(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start counting."""
+        self._logged = trainer.global_step
         self._reset()
 
     def _reset(self) -> None:
@@ -27,11 +28,13 @@ class Throughput(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        """Count the batch; log when due."""
+        """Count the batch; log when Lightning writes its log, which goes by optimizer steps, not by batches."""
         self._clips += len(batch.clip)
         self._last_end = time.perf_counter()
-        if (batch_idx + 1) % trainer.log_every_n_steps:
+        step = trainer.global_step
+        if step == self._logged or step % trainer.log_every_n_steps:
             return
+        self._logged = step
         passed = self._last_end - self._since
         values = {"speed/clips_per_second": self._clips / passed, "speed/data_wait": self._waited / passed}
         if pl_module.device.type == "cuda":

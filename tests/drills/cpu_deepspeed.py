@@ -24,9 +24,7 @@ class CPUDeepSpeed(DeepSpeedStrategy):
         self.set_world_ranks()
         self._init_deepspeed_distributed()
 
-    def _setup_model_and_optimizer(
-        self, model: nn.Module, optimizer: Any, lr_scheduler: Any = None
-    ) -> tuple[Any, Any]:
+    def _setup_model_and_optimizer(self, model: nn.Module, optimizer: Any, lr_scheduler: Any = None) -> tuple[Any, Any]:
         """CPU devices have no index: say which rank this is."""
         import deepspeed
 

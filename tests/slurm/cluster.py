@@ -10,6 +10,7 @@ import re
 import shutil
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -42,16 +43,19 @@ SwitchType=switch/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SchedulerParameters=sched_interval=2,bf_interval=2
-ReturnToService=2
+ReturnToService=0
 JobRequeue=1
 KillWait=10
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-NodeName=n0 NodeHostname=localhost NodeAddr=127.0.0.1 Port={node} CPUs=4 State=UNKNOWN
+{nodes}
 PartitionName=patient Nodes=ALL Default=YES State=UP PriorityTier=1 GraceTime=40
 PartitionName=abrupt Nodes=ALL State=UP PriorityTier=1 GraceTime=0
 PartitionName=urgent Nodes=ALL State=UP PriorityTier=10
 """
+
+
+NODE = "NodeName={name} NodeHostname=localhost NodeAddr=127.0.0.1 Port={port} CPUs=16 State=UNKNOWN"
 
 
 def missing() -> list[str]:
@@ -60,34 +64,43 @@ def missing() -> list[str]:
     return [name for name in PROGRAMS if shutil.which(name, path=path) is None]
 
 
-def free_port() -> int:
-    """A port nobody listens on."""
-    with socket.socket() as probe:
+def free_ports(count: int) -> list[int]:
+    """Ports nobody listens on."""
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
         probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+OVER = threading.Event()  # set when the tests end early: nothing is waited for any more
 
 
 def wait_for(what: str, done: Callable[[], object], limit: float = 180, why: Callable[[], str] = str) -> None:
     """Poll until `done` is true.
 
     Raises:
-        AssertionError: not within `limit` seconds.
+        AssertionError: not within `limit` seconds, or the tests are over.
     """
     end = time.monotonic() + limit
     while not done():
+        assert not OVER.is_set(), f"given up while waiting for {what}"
         assert time.monotonic() < end, f"waited {limit} s for {what}\n{why()}"
-        time.sleep(0.3)
+        time.sleep(0.5)
 
 
 class Cluster:
-    """One node of four pretended CPUs. Partitions: patient (40 s grace when preempted), abrupt (none), urgent.
+    """Nodes n0, n1, ... of pretended CPUs. Partitions: patient (40 s grace when preempted), abrupt (none), urgent.
 
     Args:
         folder: short path (a socket lies in it), empty.
+        nodes: how many; an event on one leaves jobs on others alone.
     """
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, nodes: int):
+        self.folder, self.nodes = folder, [f"n{i}" for i in range(nodes)]
         self.daemons: list[subprocess.Popen] = []
         self.env = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}
         self.env["PATH"] = os.pathsep.join([os.environ["PATH"], *SYSTEM])
@@ -102,26 +115,31 @@ class Cluster:
         key = self.folder / "munge.key"
         key.write_bytes(os.urandom(128))
         key.chmod(0o600)
-        ports = {"controller": free_port(), "node": free_port()}
-        config = CONFIG.format(user=getpass.getuser(), folder=self.folder, **ports)
+        controller, *ports = free_ports(1 + len(self.nodes))
+        nodes = "\n".join(NODE.format(name=n, port=port) for n, port in zip(self.nodes, ports, strict=True))
+        config = CONFIG.format(user=getpass.getuser(), folder=self.folder, controller=controller, nodes=nodes)
         (self.folder / "slurm.conf").write_text(config)
         place = {"key-file": key, "socket": "run/munge.sock", "pid-file": "run/munged.pid"}
         place |= {"log-file": "munged.log", "seed-file": "munge.seed"}
         self._daemon("munged", "--foreground", *(f"--{k}={self.folder / v}" for k, v in place.items()))
         wait_for("munge", (self.folder / "run/munge.sock").exists, 30, self.logs)
         self._daemon("slurmctld", "-D", "-i", "-f", self.env["SLURM_CONF"])
-        self._daemon("slurmd", "-D", "-N", "n0", "-f", self.env["SLURM_CONF"])
-        wait_for("an idle node", lambda: "idle" in self.ask("sinfo", "-h", "-o", "%T"), 90, self.logs)
+        for name in self.nodes:
+            self._daemon("slurmd", "-D", "-N", name, "-f", self.env["SLURM_CONF"])
+        wait_for("idle nodes", self._idle, 90, self.logs)
 
     def _daemon(self, *words: str) -> None:
-        log = (self.folder / f"{words[0]}.out").open("w")
+        log = (self.folder / f"{words[0]}{len(self.daemons)}.out").open("w")
         self.daemons.append(
             subprocess.Popen(words, env=self.env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
         )
 
+    def _idle(self) -> bool:
+        return self.ask("sinfo", "-h", "-N", "-p", "patient", "-o", "%T").split() == ["idle"] * len(self.nodes)
+
     def stop(self) -> None:
         """Cancel what is left and end the daemons, last started first."""
-        if len(self.daemons) == 3:
+        if len(self.daemons) == 2 + len(self.nodes):
             self._empty()
         for daemon in reversed(self.daemons):
             daemon.terminate()
@@ -157,11 +175,8 @@ class Cluster:
         return dict(pair.split("=", 1) for pair in shown.split() if "=" in pair)
 
     def state(self, number: str) -> str:
-        """The job's state; a requeued job that waits for its next start time is told not to."""
-        job = self.job(number)
-        if job.get("JobState") == "PENDING" and job.get("Reason") == "BeginTime":
-            self.ask("scontrol", "update", f"jobid={number}", "starttime=now")
-        return job.get("JobState", "gone")
+        """The job's state. One that is requeued waits for `cred_expire` seconds, without which nodes refuse it."""
+        return self.job(number).get("JobState", "gone")
 
     def logs(self) -> str:
         """The ends of the daemons' logs."""

@@ -24,7 +24,7 @@ def cluster():
     if absent := missing():
         pytest.fail(f"not installed: {', '.join(absent)}; apt-get install slurm-wlm munge")
     folder = Path(tempfile.mkdtemp(prefix="sl", dir="/tmp"))
-    made = Cluster(folder)
+    made = Cluster(folder, nodes=6)
     try:
         made.start()
         yield made

@@ -1,0 +1,84 @@
+"""A sweep without SLURM: its lines, the command each task runs, and the table of what came out."""
+
+import csv
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from launch import SMALL, environment
+
+from rvos_lightning.sweep import expand, main
+
+TINY = ["-c", "configs/tiny.yaml", *SMALL, "--model.scheduler.warmup", "1", "--trainer.max_steps", "2"]
+SHOWN = ["--callbacks.scores", "callbacks.Scores"]
+
+
+def script(root: Path, *words: object, **env: str) -> subprocess.CompletedProcess:
+    """`bash slurm/array.sbatch WORDS`, this Python in it."""
+    command = ["bash", "slurm/array.sbatch", *map(str, words)]
+    surroundings = environment(RVOS_PYTHON=sys.executable, PYTHONWARNINGS="ignore") | env
+    return subprocess.run(command, cwd=root, env=surroundings, capture_output=True, text=True, timeout=120)
+
+
+def test_product_has_every_combination_last_key_fastest(capsys):
+    main(["expand", "model.optimizer.lr=[1e-3, 2e-3]", "data.size=[[32,64], 64]"])
+    out, err = capsys.readouterr()
+    first = "--model.optimizer.lr 1e-3 --data.size '[32,64]'"
+    assert out.splitlines()[:2] == [first, "--model.optimizer.lr 1e-3 --data.size 64"] and len(out.splitlines()) == 4
+    assert "4 tasks: sbatch --array=0-3 " in err
+
+
+def test_product_comes_from_files_too(root):
+    lines = expand([str(root / "slurm/sweeps/product.keys")])
+    assert (root / "slurm/sweeps/product.txt").read_text().splitlines() == lines and len(lines) == 12
+
+
+@pytest.mark.parametrize("entry", ["seed_everything=0", "seed_everything=[]", "seed_everything"])
+def test_entry_without_a_list_is_refused(entry, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["expand", entry])
+    assert stop.value.code == 2 and entry in capsys.readouterr().err
+
+
+def test_dry_run_prints_the_command_of_the_line_that_the_index_picks(root, tmp_path):
+    sweep = tmp_path / "sweep.txt"
+    sweep.write_text("# comment\n--seed_everything 1\n\n--seed_everything 2 --data.path 'a b/*.mp4'\n")
+    done = script(root, sweep, "-c", "configs/tiny.yaml", SLURM_ARRAY_TASK_ID="1")
+    words = shlex.split(done.stdout)
+    assert words[:2] == ["srun", "--kill-on-bad-exit=1"] and "--trainer.default_root_dir" in words
+    assert words[2:10] == [sys.executable, "-m", "rvos_lightning", "fit", "-c", "configs/tiny.yaml",
+                           "--seed_everything", "2"] and words[10:12] == ["--data.path", "a b/*.mp4"]  # fmt: skip
+    beyond = script(root, sweep, "-c", "configs/tiny.yaml", SLURM_ARRAY_TASK_ID="2")
+    assert beyond.returncode == 2 and "has 2 lines" in beyond.stderr and "--array=0-1" in beyond.stderr
+
+
+@pytest.fixture
+def as_if_in_a_job(tmp_path) -> dict[str, str]:
+    """SLURM's variables, `srun` that only starts its words, `scontrol` for which every job is running."""
+    programs = {"srun": 'shift; exec "$@"', "scontrol": 'echo "JobId=77 JobState=RUNNING Reason=None"', "squeue": ""}
+    for name, line in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    path = os.pathsep.join([str(tmp_path), os.environ["PATH"]])
+    return {"PATH": path, "SLURM_JOB_ID": "77", "SLURM_ARRAY_JOB_ID": "77", "RVOS_RUNS": str(tmp_path / "runs")}
+
+
+def test_table_of_a_finished_a_failed_and_a_missing_task(root, tmp_path, as_if_in_a_job, capsys, monkeypatch):
+    monkeypatch.setenv("PATH", as_if_in_a_job["PATH"])
+    sweep, runs = tmp_path / "sweep.txt", tmp_path / "runs"
+    sweep.write_text("--seed_everything 1\n--no.such.flag 2\n--seed_everything 3\n--seed_everything 4\n")
+    for task in (0, 1, 2):
+        script(root, sweep, *TINY, *SHOWN, SLURM_ARRAY_TASK_ID=str(task), **as_if_in_a_job)
+    main(["table", str(runs)])
+    said = capsys.readouterr().out
+    assert "4 tasks: 2 finished, 1 failed, 1 missing" in said, said
+    assert f"RVOS_RUNS={runs} sbatch --array=1,3 slurm/array.sbatch {sweep} -c configs/tiny.yaml" in said
+    with (runs / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["state"] for row in rows] == ["finished", "failed (2)", "finished", "missing"]
+    assert [row["seed_everything"] for row in rows] == ["1", "", "3", ""]
+    assert 0 <= float(rows[0]["val/j_and_f"]) <= 1 and rows[3]["val/j_and_f"] == ""
+    assert (runs / "table.md").read_text().strip() in said and (runs / "table.png").stat().st_size > 1000
