@@ -298,7 +298,7 @@ class EvaluationBatches(Dataset):
         if not share.lazy:
             frames, targets = frames[:, :], None if targets is None else targets.window(0, len(everything))
         user = None
-        if self.user is not None and targets is not None:
+        if self.user is not None and (targets is not None or not self.user.needs_targets):
             seed = int(np.random.SeedSequence((self.seed, index)).generate_state(1)[0])
             user = self.user.evaluation(targets, meta, seed)
         texts = check_expressions([self.reader.items[i].expression for i in items], meta, user is not None)

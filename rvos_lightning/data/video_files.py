@@ -1,4 +1,4 @@
-"""Somebody's own pictures: a video file, a folder or glob of frames, or one image, with sentences to look for."""
+"""Somebody's own pictures: a video file, a folder or glob of frames, or one image, with sentences or prompts."""
 
 import glob
 import re
@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, UInt8
 from torch import Tensor
 
+from rvos_lightning.data.given_prompts import GivenPrompts
 from rvos_lightning.data.image_files import decode_rgb
 from rvos_lightning.data.module import Split, VideoDataModule
 from rvos_lightning.data.mp4_frames import open_video, presentation_times
@@ -191,17 +192,20 @@ def _collection(paths: Sequence[Path], id: str, place: str) -> list[Footage]:
 
 
 class FootageReader(Reader):
-    """Every sentence for every video; truth unknown."""
+    """Every sentence for every video, or what a user points at; truth unknown."""
 
     name, split = "video_files", "predict"
 
-    def __init__(self, footage: Sequence[Footage], expressions: Sequence[str]) -> None:
+    def __init__(
+        self, footage: Sequence[Footage], expressions: Sequence[str], given: GivenPrompts | None = None
+    ) -> None:
         self.footage = list(footage)
         self.videos = [Video(one.id, one.frames, one.size) for one in footage]
+        said: list[tuple[str, str | None]] = [(str(number), text) for number, text in enumerate(expressions)]
         self.items = [
-            Item(v, str(number), text, None, (), {"fps": one.rate})
+            Item(v, name, text, None, (), {"fps": one.rate})
             for v, one in enumerate(footage)
-            for number, text in enumerate(expressions)
+            for name, text in (said if given is None else [(name, None) for name in given.objects(one.id)])
         ]
 
     def read_frames(self, video: int, positions: Sequence[int]) -> UInt8[Tensor, "time 3 height width"]:
@@ -221,17 +225,29 @@ class VideoFiles(VideoDataModule):
     Args:
         path: a video, an image, a folder of frames (or of videos), a quoted glob; or several of these.
         expressions: what to look for, in words; each is looked for in every video.
+        prompts: instead of words clicks, boxes or masks, for promptable systems: a JSON file or its content, see
+            `GivenPrompts`.
         kwargs: see `VideoDataModule`; `size` should be the size the network was trained at.
     """
 
-    def __init__(self, path: str | list[str], expressions: list[str], **kwargs: Any) -> None:
+    def __init__(
+        self,
+        path: str | list[str],
+        expressions: list[str] | None = None,
+        prompts: str | list[dict[str, Any]] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.paths = [path] if isinstance(path, str) else list(path)
-        self.expressions = expressions
+        self.expressions, self.prompts = expressions or [], prompts
 
     def check(self) -> None:
         """Also refuses missing and empty expressions."""
         super().check()
+        if self.prompts is not None:
+            if self.expressions:
+                raise DataError("data.expressions and data.prompts are both given: look for words or point, not both")
+            return
         if not self.expressions or not all(text.strip() for text in self.expressions):
             what = "one is empty" if self.expressions else "none given"
             raise DataError(f"data.expressions: {what}; say what to look for, e.g. '[\"the dog that jumps\"]'")
@@ -241,4 +257,8 @@ class VideoFiles(VideoDataModule):
         if split != "predict":
             return None
         footage = [one for path in self.paths for one in open_footage(path)]
-        return FootageReader(footage, self.expressions)
+        given = None
+        if self.prompts is not None:
+            given = self.simulate_user = GivenPrompts(self.prompts)
+            given.check({one.id: (len(one.frames), one.size) for one in footage})
+        return FootageReader(footage, self.expressions, given)

@@ -48,13 +48,25 @@ class MemoryAttention(nn.Module):
         hidden: feed-forward width.
         layers: how many.
         dropout: everywhere, in training.
+        aligned: start so that every place reads memory at the same place (see `start_aligned`).
     """
 
-    def __init__(self, dim: int = 256, memory_dim: int = 64, hidden: int = 512, layers: int = 4, dropout: float = 0.1):
+    def __init__(
+        self,
+        dim: int = 256,
+        memory_dim: int = 64,
+        hidden: int = 512,
+        layers: int = 4,
+        dropout: float = 0.1,
+        aligned: bool = False,
+    ):
         super().__init__()
         self.dim = dim
         self.layers = nn.ModuleList(MemoryAttentionLayer(dim, memory_dim, hidden, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(dim)
+        if aligned:
+            for layer in self.layers:
+                start_aligned(layer.cross_attn_image)
 
     def forward(
         self,
@@ -82,6 +94,16 @@ class MemoryAttention(nn.Module):
         for layer in self.layers:
             x = layer(x, key, memory, table, memory.shape[1] - pointers, bias)
         return self.norm(x).transpose(1, 2).unflatten(2, (height, width))
+
+
+def start_aligned(attention: RotaryAttention, strength: float = 3.5) -> None:
+    """Equal constants in queries and keys: after rotation their product is largest where both have one position.
+
+    At random, attention to memory starts uniform and says nothing about places; from scratch it took more steps than a
+    small run has until memory was read at all. With this start a mask is carried on from the first step.
+    """
+    nn.init.constant_(attention.q_proj.bias, strength)
+    nn.init.constant_(attention.k_proj.bias, strength)
 
 
 def build_memory_encoder(dim: int, memory_dim: int, stride: int) -> nn.Module:

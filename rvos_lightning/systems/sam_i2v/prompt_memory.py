@@ -23,7 +23,6 @@ from rvos_lightning.systems.sam_i2v.memory_attention import MemoryAttention, bui
 from rvos_lightning.systems.sam_i2v.memory_bank import FrameMemory, MemoryTokens, TrackState, gather_tokens
 from rvos_lightning.systems.sam_i2v.memory_prompt_generator import MemoryPromptGenerator
 from rvos_lightning.systems.sam_i2v.memory_selector import MemorySelector, Reading, training_reading
-from rvos_lightning.systems.sam_i2v.outputs import TrackedPrediction
 from rvos_lightning.systems.sam_i2v.rope_attention import sine_2d
 from rvos_lightning.types import Clip, Features, Prediction, Prompt, State
 
@@ -67,6 +66,7 @@ class PromptMemory(Memory):
         prompts: tokens the memory prompt generator makes; 0 leaves it out (the paper's TA baseline).
         fill_holes: in inference, background specks of at most so many low-resolution pixels are filled (8 as
             published, where its compiled extension loads; else silently not).
+        aligned: memory attention starts with every place reading memory at the same place: for training from scratch.
     """
 
     licence = "SAM-I2V, weights: Apache-2.0"
@@ -84,6 +84,7 @@ class PromptMemory(Memory):
         max_corrections: int = 16,
         prompts: int = 3,
         fill_holes: int = 0,
+        aligned: bool = False,
     ):
         super().__init__()
         from sam2.modeling.sam2_utils import MLP
@@ -93,7 +94,7 @@ class PromptMemory(Memory):
         self.corrections_condition = corrections_condition
         self.max_corrections, self.fill_holes = max_corrections, fill_holes
         self.slots = self.selector.global_keep + self.selector.local_keep
-        self.memory_attention = MemoryAttention(dim, memory_dim, hidden, layers, dropout)
+        self.memory_attention = MemoryAttention(dim, memory_dim, hidden, layers, dropout, aligned)
         self.memory_encoder = build_memory_encoder(dim, memory_dim, mask_stride)
         self.memory_prompt_generator = MemoryPromptGenerator(dim, memory_dim, prompts, dropout) if prompts else None
         self.maskmem_tpos_enc = nn.Parameter(torch.zeros(self.slots + 1, 1, 1, memory_dim))
