@@ -196,6 +196,7 @@ def test_prediction_does_not_read_what_is_not_its_own():
         ({"answers": ["Sure."]}, r"\[SEG\]"),
         ({"template": "alpaca"}, "qwen_chat"),
         ({"lora": lora.LoRA(targets=("wqkv",))}, "wqkv"),
+        ({"start": "near"}, "heads >= 7"),
         ({"size": replace(SIZE, language=replace(SIZE.language, vocabulary=64))}, "vocabulary"),
         ({"tokenizer": Path("nowhere")}, "tokenizer"),
     ],
@@ -349,6 +350,18 @@ def test_starts_from_converted_weights_with_fresh_adapters(tmp_path):
     embedding = own.mllm.model.get_input_embeddings().weight
     assert torch.equal(embedding, before["language_model.model.embed_tokens.weight"])
     assert torch.equal(own.to_prompt[0].weight, before["text_hidden_fcs.0.weight"])
+
+
+def test_heads_that_start_near_look_one_frame_back():
+    language = replace(SIZE.language, heads=8, kv_heads=8, head_dim=32, rope_theta=1e4)
+    size = MLLMSize(VisionSize(1, 16, 2, 16, 64, 8), language)
+    own = prompter(size=size, start="near", attention="eager").eval()
+    attention, seen = own.mllm.model.model.language_model.layers[0].self_attn, []
+    attention.register_forward_hook(lambda module, inputs, output: seen.append(output[1][0, :, 70]))
+    own.mllm.states(own.mllm.embed(torch.randint(0, 100, (1, 80))))
+    back = 70 - seen[0].argmax(-1)
+    assert back[:5].tolist() == [19, 20, 18, 23, 15]  # 16 visual tokens in rows of 4, and three that frame them
+    assert (seen[0][:5].amax(-1) > 0.5).all() and (seen[0][5:7, 55:].sum(-1) > 0.6).all()
 
 
 def test_learns_from_moving_shapes_batches():

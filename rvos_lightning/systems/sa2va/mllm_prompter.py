@@ -16,11 +16,13 @@ from rvos_lightning.systems.sa2va.lora import LoRA
 from rvos_lightning.systems.sa2va.mllm import MLLM, Answer
 from rvos_lightning.systems.sa2va.outputs import SpokenPrompt
 from rvos_lightning.systems.sa2va.sizes import RELEASED, MLLMSize, Released, load_tokenizer
+from rvos_lightning.systems.sa2va.start import start_near
 from rvos_lightning.systems.sa2va.teaching import prepare_lesson
 from rvos_lightning.systems.sa2va.tiling import normalise_frames, resize_frames, tile_image
 from rvos_lightning.types import Clip, Features, Prompt
 
 log = logging.getLogger(__name__)
+PROMPT_SCALE = 8.0  # of `start: near`, against weights of variance 1 / width
 SHAPES_TOKENIZER = Path(__file__).parent / "shapes_tokenizer.json"
 
 
@@ -54,10 +56,14 @@ class MLLMPrompter(Prompter):
         attention: transformers' implementation; `eager` is bit-exact with the released code.
         resample: `pillow` for pictures exactly as released, `torch` for speed.
         checkpointing: recompute language-model activations in the backward pass.
+        start: initial weights where none are given: `published` as the libraries have them, or `near` (see
+            `start.start_near`) with prompts large enough that SAM 2's decoder listens to them from the first step.
 
     Raises:
         ValueError: tokenizer, template, question or answer without what they need.
     """
+
+    licence = "Sa2VA, weights: Apache-2.0; InternVL2.5: MIT; its language model keeps its own terms"
 
     once_per_video = True
 
@@ -86,6 +92,7 @@ class MLLMPrompter(Prompter):
         attention: str = "sdpa",
         resample: Literal["torch", "pillow"] = "torch",
         checkpointing: bool = False,
+        start: Literal["published", "near"] = "published",
     ) -> None:
         super().__init__()
         self.size = RELEASED[size] if isinstance(size, str) else size
@@ -103,6 +110,9 @@ class MLLMPrompter(Prompter):
         self.mllm = MLLM(self.size, image_token, lora, train_vision, train_language, weights, attention, checkpointing)
         width = self.mllm.width
         self.to_prompt = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, prompt_dim))
+        if start == "near":
+            start_near(self.mllm.model, self.size)
+            nn.init.normal_(self.to_prompt[2].weight, std=PROMPT_SCALE / width**0.5)
         if weights is not None:
             self.mllm.load_beside(weights, self.to_prompt, "prompter.to_prompt.")
 

@@ -32,7 +32,10 @@ class VisionSize:
 
 @dataclass(frozen=True)
 class LanguageSize:
-    """The language model; `vocabulary` counts the five added tokens, `context` is the longest sequence."""
+    """The language model; `vocabulary` counts the five added tokens, `context` is the longest sequence.
+
+    `head_dim` None is width / heads.
+    """
 
     family: Family = "qwen2"
     layers: int = 24
@@ -44,6 +47,7 @@ class LanguageSize:
     eps: float = 1e-6
     rope_theta: float = 1e6
     context: int = 32768
+    head_dim: int | None = None
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,7 @@ def _text_config(size: LanguageSize) -> Any:
         "num_hidden_layers": size.layers,
         "num_attention_heads": size.heads,
         "num_key_value_heads": size.kv_heads,
+        "head_dim": size.head_dim or size.width // size.heads,
         "max_position_embeddings": size.context,
         "rms_norm_eps": size.eps,
         "tie_word_embeddings": False,
