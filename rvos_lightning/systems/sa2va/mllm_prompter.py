@@ -110,7 +110,7 @@ class MLLMPrompter(Prompter):
         self.mllm = MLLM(self.size, image_token, lora, train_vision, train_language, weights, attention, checkpointing)
         width = self.mllm.width
         self.to_prompt = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, prompt_dim))
-        if start == "near":
+        if start == "near" and weights is None:
             start_near(self.mllm.model, self.size)
             nn.init.normal_(self.to_prompt[2].weight, std=PROMPT_SCALE / width**0.5)
         if weights is not None:
