@@ -6,38 +6,22 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from sam_i2v_small import segmenter, small
 
 from callbacks import StructureLoss
 from rvos_lightning.data import SimulatedUser
 from rvos_lightning.network import PromptedSegmenter
 from rvos_lightning.optim import param_groups
 from rvos_lightning.parts.prompters.user import UserPrompter
-from rvos_lightning.parts.segmenters.sam import Sam
 from rvos_lightning.systems.sam_i2v import official
 from rvos_lightning.systems.sam_i2v.memory_selector import MemorySelector
 from rvos_lightning.systems.sam_i2v.per_frame import ImageFeatures, PerFrame
 from rvos_lightning.systems.sam_i2v.predictor import VideoPredictor
-from rvos_lightning.systems.sam_i2v.prompt_memory import PromptMemory
-from rvos_lightning.systems.sam_i2v.temporal_integrator import TemporalIntegrator, clip_slots
+from rvos_lightning.systems.sam_i2v.temporal_integrator import clip_slots
 from rvos_lightning.types import Batch, Clip, ClipMeta, Targets, UserPrompt
 from rvos_lightning.weights import convert
 
 ROOT = Path(__file__).parents[2]
-
-
-def segmenter() -> Sam:
-    """Random, but sure that the object is there: an absent one's masks are constant and would prove nothing."""
-    torch.manual_seed(0)
-    sam = Sam("small", 64, occlusion=True)
-    with torch.no_grad():
-        sam.mask_decoder.pred_obj_score_head.layers[2].bias.fill_(2)
-    return sam
-
-
-def small(**memory) -> PromptedSegmenter:
-    sam = segmenter()
-    adapter = TemporalIntegrator((48, 64, 64), 64, 8, patch=8)
-    return PromptedSegmenter(sam, adapter, UserPrompter(), PromptMemory(64, 32, 32, 1, 0.0, 8, **memory))
 
 
 def batch(time: int = 4, items: tuple[int, ...] = (2, 1), protocol: str = "three_click", train: bool = False) -> Batch:

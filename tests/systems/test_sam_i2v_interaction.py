@@ -2,27 +2,16 @@
 
 import pytest
 import torch
+from sam_i2v_small import segmenter, small
 
 from rvos_lightning.data import SimulatedUser
 from rvos_lightning.network import PromptedSegmenter
 from rvos_lightning.parts.prompters.user import UserPrompter
-from rvos_lightning.parts.segmenters.sam import Sam
 from rvos_lightning.systems.sam_i2v.head_step import fill_holes
 from rvos_lightning.systems.sam_i2v.memory_selector import MemorySelector
 from rvos_lightning.systems.sam_i2v.per_frame import ImageFeatures
 from rvos_lightning.systems.sam_i2v.prompt_memory import PromptMemory
-from rvos_lightning.systems.sam_i2v.temporal_integrator import TemporalIntegrator
 from rvos_lightning.types import Clip, ClipMeta, Targets, User
-
-
-def small(**memory: object) -> PromptedSegmenter:
-    """Random, but sure that the object is there."""
-    torch.manual_seed(0)
-    sam = Sam("small", 64, occlusion=True)
-    with torch.no_grad():
-        sam.mask_decoder.pred_obj_score_head.layers[2].bias.fill_(2)
-    adapter = TemporalIntegrator((48, 64, 64), 64, 8, patch=8)
-    return PromptedSegmenter(sam, adapter, UserPrompter(), PromptMemory(64, 32, 32, 1, 0.0, 8, **memory)).eval()
 
 
 def video(options: SimulatedUser, time: int = 4) -> tuple[Clip, Targets]:
@@ -126,10 +115,8 @@ def test_tracked_memories_are_made_before_holes_are_filled() -> None:
 @torch.no_grad()
 def test_temporal_attention_baseline_reads_the_last_frames_and_makes_no_prompts() -> None:
     selector = MemorySelector(0, 0, 2, 2)
-    torch.manual_seed(0)
-    sam = Sam("small", 64, occlusion=True)
     memory = PromptMemory(64, 32, 32, 1, 0.0, 8, selector=selector, prompts=0)
-    network = PromptedSegmenter(sam, ImageFeatures(), UserPrompter(), memory).eval()
+    network = PromptedSegmenter(segmenter(), ImageFeatures(), UserPrompter(), memory).eval()
     assert memory.memory_prompt_generator is None
     reading = selector.read(5, [0], [1, 2, 3, 4], lambda pool: torch.arange(float(len(pool))))
     assert [(block.frame, block.code) for block in reading.blocks] == [(0, 0), (3, 1), (4, 2)]

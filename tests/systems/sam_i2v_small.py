@@ -1,0 +1,22 @@
+"""A small SAM-I2V for tests."""
+
+import torch
+
+from rvos_lightning.network import PromptedSegmenter
+from rvos_lightning.parts.prompters.user import UserPrompter
+from rvos_lightning.parts.segmenters.sam import Sam
+from rvos_lightning.systems.sam_i2v.prompt_memory import PromptMemory
+from rvos_lightning.systems.sam_i2v.temporal_integrator import TemporalIntegrator
+
+
+def segmenter() -> Sam:
+    """Random; the small variant starts sure that the object is there: an absent one's masks would prove nothing."""
+    torch.manual_seed(0)
+    return Sam("small", 64, occlusion=True)
+
+
+def small(**memory: object) -> PromptedSegmenter:
+    """In evaluation mode; keyword arguments go to the memory."""
+    adapter = TemporalIntegrator((48, 64, 64), 64, 8, patch=8)
+    memory = PromptMemory(64, 32, 32, 1, 0.0, 8, **memory)
+    return PromptedSegmenter(segmenter(), adapter, UserPrompter(), memory).eval()
