@@ -50,7 +50,8 @@ def test_encoder(path: Path) -> None:
     with torch.inference_mode():
         levels = sam.encoder(given("enc.image", 1, 3, sam.image_size, sam.image_size), lambda i, x: keep(seen, i, x))
     seen["embedding"] = levels[-1]
-    seen |= {f"level{i}": level for i, level in enumerate(levels)}
+    first = int(sam.family == "tiny_vit")  # its level 0, the patch embedding, is no level of ours: hooked
+    seen |= {f"level{i + first}": level for i, level in enumerate(levels)}
     bound = 3e-3 if name == "sam_vit_b" and recording.sharp else 1e-3
     for key in (key for key in recording if not key.endswith(".stats")):
         value = seen[key]
@@ -72,7 +73,9 @@ def hook(sam: Sam, seen: dict[str, Tensor]) -> None:
 
         module.register_forward_hook(store)
 
-    if sam.family == "vit":
+    if sam.family == "tiny_vit":
+        record("level0", sam.encoder.trunk.patch_embed, False)
+    elif sam.family == "vit":
         record("patch", sam.encoder.trunk.patch_embed, True)
         for i, layer in enumerate(sam.encoder.trunk.layers):
             record(f"block{i}", layer, True)

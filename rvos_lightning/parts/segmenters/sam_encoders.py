@@ -50,7 +50,7 @@ def _neck(channels: int, dim: int) -> nn.Sequential:
 
 
 class TinyVitEncoder(nn.Module):
-    """TinyViT of TinySAM and MobileSAM on timm; levels: patch embedding, three merged stages, embedding."""
+    """TinyViT of TinySAM and MobileSAM on timm; levels: three merged stages, embedding (so level i is stage i's)."""
 
     def __init__(self, shape: TinyVitShape, dim: int):
         super().__init__()
@@ -76,15 +76,15 @@ class TinyVitEncoder(nn.Module):
         self.neck = _neck(shape.embed_dims[-1], dim)
         widths = shape.embed_dims
         self.stage_channels = (*widths[1:], widths[-1])
-        self.channels = (*widths, dim)
+        self.channels = (*widths[1:], dim)
         # timm caches the expanded attention biases in eval mode; a table built before loading would be stale.
         self.register_load_state_dict_post_hook(lambda module, _: module.train(module.training) and None)
 
     def forward(self, images: Float[Tensor, "images 3 h w"], after_stage: StageHook | None = None) -> Pyramid:
         """See the module docstring."""
         stages = self.trunk.stages
-        levels = [self.trunk.patch_embed(images)]
-        x = stages[0](levels[0])
+        levels: list[Tensor] = []
+        x = stages[0](self.trunk.patch_embed(images))
         for i in range(1, len(stages)):
             x = stages[i].downsample(
                 x
