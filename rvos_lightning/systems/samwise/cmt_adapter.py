@@ -29,11 +29,14 @@ class CMTAdapter(Adapter):
         start: initial values of that attention: `official`, or `shifts` (see `start_as_shifts`), with which motion is
             learned from scratch.
         start_frames: frames a clip that `shifts` is meant for.
+        start_cells: how far things move in a frame, in cells of the first adapter's map, for `shifts`.
         parity: `official` lets pixels attend to padding in batches of uneven sentences, as the official training does.
 
     Raises:
         ValueError: lists that do not fit each other.
     """
+
+    licence = "SAMWISE, weights: Apache-2.0"
 
     def __init__(
         self,
@@ -48,6 +51,7 @@ class CMTAdapter(Adapter):
         dropout: float = 0.1,
         start: Literal["official", "shifts"] = "official",
         start_frames: int = 8,
+        start_cells: float = 2.0,
         parity: Literal["fixed", "official"] = "fixed",
     ) -> None:
         super().__init__()
@@ -77,9 +81,9 @@ class CMTAdapter(Adapter):
         )
 
         if start == "shifts":
-            for adapter in self.adapters.values():
+            for stage, adapter in self.adapters.items():
                 if adapter.selective is not None:
-                    start_as_shifts(adapter.selective, start_frames)
+                    start_as_shifts(adapter, start_frames, start_cells / 2 ** (int(stage) - self.stages[0]))
 
     def forward(self, clip: Clip, segmenter: Segmenter) -> Features:
         """Encode every video up to the first adapter, from there every item; words come out after the last."""
