@@ -61,6 +61,8 @@ class Sam2(Segmenter):
         WeightsError: the weights do not fit.
     """
 
+    licence = "SAM 2, code and weights: Apache-2.0"
+
     def __init__(
         self,
         variant: Variant = "hiera_b+",
