@@ -101,7 +101,8 @@ def extrapolate(sizes: Sequence[tuple[int, int]], costs: Sequence[Cost], target:
     def at_target(values: list[float]) -> float:
         scale = np.array(row(*target))  # weigh the columns alike
         solution = np.linalg.lstsq(np.array([row(*size) for size in sizes]) / scale, np.array(values), rcond=None)[0]
-        return float(max(solution.sum(), max(values)))
+        smaller = [v for (f, p), v in zip(sizes, values, strict=True) if f <= target[0] and p <= target[1]]
+        return float(max(solution.sum(), *smaller, 0.0))
 
     return Cost(*(at_target([getattr(cost, name) for cost in costs]) for name in Cost.__dataclass_fields__))
 
@@ -139,6 +140,9 @@ def state_of(network: nn.Module, optimizer: Callable[[list[Tensor]], torch.optim
     for parameter in trainable:
         parameter.grad = torch.zeros_like(parameter)
     made = optimizer(trainable)  # type: ignore[arg-type]
+    for group in made.param_groups:
+        if group.get("fused"):  # keeps the same state, but has no kernel for meta
+            group["fused"] = False
     made.step()
     kept = [value for state in made.state.values() for value in state.values() if isinstance(value, Tensor)]
     size = sum(map(bytes_of, trainable))
