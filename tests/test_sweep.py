@@ -13,6 +13,7 @@ from launch import SMALL, environment
 from rvos_lightning.sweep import expand, main
 
 TINY = ["-c", "configs/tiny.yaml", *SMALL, "--model.scheduler.warmup", "1", "--trainer.max_steps", "2"]
+ONE_EPOCH = ["--data.train_clips", "2"]  # a validation at its end
 SHOWN = ["--callbacks.scores", "callbacks.Scores"]
 
 
@@ -71,7 +72,7 @@ def test_table_of_a_finished_a_failed_and_a_missing_task(root, tmp_path, as_if_i
     sweep, runs = tmp_path / "sweep.txt", tmp_path / "runs"
     sweep.write_text("--seed_everything 1\n--no.such.flag 2\n--seed_everything 3\n--seed_everything 4\n")
     for task in (0, 1, 2):
-        script(root, sweep, *TINY, *SHOWN, SLURM_ARRAY_TASK_ID=str(task), **as_if_in_a_job)
+        script(root, sweep, *TINY, *ONE_EPOCH, *SHOWN, SLURM_ARRAY_TASK_ID=str(task), **as_if_in_a_job)
     main(["table", str(runs)])
     said = capsys.readouterr().out
     assert "4 tasks: 2 finished, 1 failed, 1 missing" in said, said
