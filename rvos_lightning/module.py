@@ -1,5 +1,6 @@
 """The only LightningModule: a network, metrics, an optimizer; losses come from callbacks."""
 
+import random
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -16,7 +17,7 @@ from torchmetrics import Metric
 from rvos_lightning.inference import segment_video
 from rvos_lightning.optim import param_groups, scale_groups
 from rvos_lightning.seams import MaskSink, Network, Objective
-from rvos_lightning.sharding import convert_batches, shard, spare_frozen, template, whole
+from rvos_lightning.sharding import convert_batches, hold_loose, shard, spare_frozen, template, whole
 from rvos_lightning.types import Batch, Prediction, Prompt, State
 from rvos_lightning.weights import WeightsError, load_official, reproducible_prefixes
 
@@ -101,12 +102,18 @@ class RVOSModule(LightningModule):
         spare_frozen(self.trainer.strategy, self.network)
         convert_batches(self.trainer.strategy.precision_plugin)
         self._empty = [template(self.trainer.strategy, self.network)]
+        hold_loose(self.trainer.strategy, self, self.network, self.shard_above)
         if self.device_mesh is not None and not self._sharded:
             shard(self.network, self.device_mesh["data_parallel"], self.shard_above)
             self._sharded = True
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Reseed, so that dropout and sampling in a resumed run equal those of an unbroken one."""
+        """Reseed, so that dropout and sampling in a resumed run equal those of an unbroken one.
+
+        PyTorch draws differently on every rank, Python's `random` alike: what decides which modules run is drawn from
+        that, as sharded strategies gather the parameters of a module on all ranks at once.
+        """
+        random.seed(hash((self.seed, self.current_epoch, batch_idx)))
         torch.manual_seed(hash((self.seed, self.current_epoch, batch_idx, self.global_rank)) % 2**63)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

@@ -61,6 +61,30 @@ def template(strategy: Strategy, network: nn.Module) -> nn.Module | None:
     return copy.deepcopy(network, empty)
 
 
+def hold_loose(strategy: Strategy, root: nn.Module, network: nn.Module, above: int) -> None:
+    """Under ZeRO-3, keep small parameters that no layer of PyTorch uses in its call gathered for a whole training step.
+
+    Learned tokens and codes (SAM keeps some in `nn.Embedding`s that are never called) are used by methods and by
+    modules that return dataclasses. DeepSpeed gathers such a parameter when the forward pass asks for it, but does not
+    see that the backward pass needs it again.
+
+    Args:
+        strategy: nothing is done unless it is ZeRO-3.
+        root: the module whose call is the whole step.
+        network: searched for parameters.
+        above: larger parameters are left to DeepSpeed.
+    """
+    if not (isinstance(strategy, DeepSpeedStrategy) and strategy.zero_stage_3):
+        return
+    import deepspeed
+
+    for module in network.modules():
+        if isinstance(module, nn.Embedding) or not type(module).__module__.startswith("torch.nn."):
+            for parameter in module.parameters(recurse=False):
+                if parameter.numel() <= above:
+                    deepspeed.zero.register_external_parameter(root, parameter)
+
+
 @contextmanager
 def whole(strategy: Strategy, network: nn.Module, empty: nn.Module | None) -> Iterator[nn.Module]:
     """A network whose parameters are whole on every rank, so that no forward pass needs the others.

@@ -1,5 +1,6 @@
 """The frame loop of Sa2VA and Sa2VA-i: frames decoded from language alone, the others tracked from them."""
 
+import random
 from dataclasses import replace
 from typing import Literal
 
@@ -185,7 +186,7 @@ class LanguageMemory(Memory):
     ) -> Tracks:
         """Track a training clip from its first and one other frame's language masks (no gradient into these)."""
         time = logits.shape[1]
-        chosen = {0, int(torch.randint(time, ()))}
+        chosen = {0, random.randrange(time)}  # not torch's: one frame or two, but the same on all ranks
         bank, frames = Bank(), []
         at = [maps.select(slice(t, None, time)) for t in range(time)]
         for t in sorted(chosen):
