@@ -76,8 +76,13 @@ def describe(name: str, part: nn.Module, rates: dict[int, float]) -> dict[str, A
     return {
         "part": name,
         "class": type(part).__name__,
-        "parameters": sum(p.numel() for p in parameters),
-        "trainable": sum(p.numel() for p in parameters if p.requires_grad),
+        "parameters": sum(map(numbers, parameters)),
+        "trainable": sum(numbers(p) for p in parameters if p.requires_grad),
         "learning rate": " / ".join(f"{rate:.2g}" for rate in used) or "-",
         "dtype": " ".join(sorted({str(p.dtype).removeprefix("torch.") for p in parameters})) or "-",
     }
+
+
+def numbers(parameter: nn.Parameter) -> int:
+    """How many numbers a whole parameter holds; ZeRO-3 leaves an empty one behind and notes its size in `ds_numel`."""
+    return getattr(parameter, "ds_numel", parameter.numel())
