@@ -219,6 +219,18 @@ def test_more_frames_than_context_is_refused():
         own.ask(clip(time=12))
 
 
+def test_an_answer_ends_where_the_context_does():
+    own = prompter(max_new_tokens=2048).eval()
+    length = len(own.prompt_ids("the red circle", talk.video_tokens(5, SIZE.vision.tokens)))
+    own.mllm.size = replace(SIZE, language=replace(SIZE.language, context=length + 3))
+    own.stopped = lambda tokens: False
+    (answer,) = own.mllm.generate(
+        [own.prompt_ids("the red circle", talk.video_tokens(5, SIZE.vision.tokens))],
+        torch.zeros(5 * SIZE.vision.tokens, 32), 2048, own.stopped,
+    )  # fmt: skip
+    assert len(answer.tokens) == 4
+
+
 def release(folder, two_decoders=False, family="qwen2"):
     """A folder as released, of tiny random weights."""
     size = replace(SIZE, language=replace(SIZE.language, family=family))

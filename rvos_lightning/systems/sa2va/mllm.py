@@ -161,7 +161,7 @@ class MLLM(nn.Module):
         Args:
             prompts: token ids; every prompt contains the same image tokens.
             visual: visual tokens of the pictures.
-            max_new_tokens: stop there.
+            max_new_tokens: stop there, or where the context is full.
             stopped: does an answer end with its last token?
         """
         from transformers import DynamicCache
@@ -172,7 +172,8 @@ class MLLM(nn.Module):
         cache = DynamicCache(config=self.model.model.language_model.config)
         self.states(self.insert(beginning, visual), cache=cache)
         tails = [prompt[shared:] for prompt in prompts]
-        return self._go_on(tails, copy.deepcopy(cache), max_new_tokens, stopped)
+        room = self.size.language.context - max(map(len, prompts)) + 1  # the last token is not fed back
+        return self._go_on(tails, copy.deepcopy(cache), max(1, min(max_new_tokens, room)), stopped)
 
     def _go_on(
         self, tails: list[list[int]], cache: Any, max_new_tokens: int, stopped: Callable[[list[int]], bool]

@@ -14,6 +14,7 @@ from rvos_lightning.systems.sa2va.sizes import MLLMSize
 
 SHARP, WIDE = 6.0, 3.0  # strength of a head's preference: one token alone, or about a dozen around it
 BLUR = 0.1  # of these heads' matrices against those of others: content has little say at first
+QUIET = 0.05  # what all other heads write at first, against the wide ones: else [SEG] hears little of the question
 NEAR = (9, 5)  # how many tokens back the wide heads look: a question's last words, seen from [SEG]
 
 
@@ -23,7 +24,7 @@ def start_near(model: Any, size: MLLMSize) -> None:
     Matrices are normal with variance 1 / fan-in, those that write to the residual stream with a quarter of it. Of the
     first layer's heads five look at the previous frame, at the same place and one visual token to its right, left,
     below and above, through their query and key biases and the rotary position code; two heads of every layer look
-    at the last dozen tokens. All of this is trained on.
+    at the last dozen tokens, and all others write little at first. All of this is trained on.
 
     Raises:
         ValueError: fewer than 7 heads, shared keys, or no biases.
@@ -54,12 +55,14 @@ def _look_back(attention: Any, places: list[tuple[int, bool]], heads: int, theta
     queries, keys = (proj.bias.view(heads, -1) for proj in (attention.q_proj, attention.k_proj))
     for proj in (attention.q_proj, attention.k_proj):
         proj.weight[: len(places) * queries.shape[1]] *= BLUR
-    half = queries.shape[1] // 2
+    half, loudness = queries.shape[1] // 2, torch.full((heads, 1, 1), QUIET, device=queries.device)
     turns = theta ** (-torch.arange(half, device=queries.device) / half)
     for head, (back, wide) in enumerate(places):
         strength = _strengths(turns, wide)
+        loudness[head] = 1.0 if wide else QUIET
         queries[head] = torch.cat([(back * turns).cos() * strength, -(back * turns).sin() * strength])
         keys[head] = torch.cat([strength, torch.zeros_like(strength)])
+    attention.v_proj.weight.view(heads, 2 * half, -1).mul_(loudness)
 
 
 def _strengths(turns: Float[Tensor, "half"], wide: bool) -> Float[Tensor, "half"]:

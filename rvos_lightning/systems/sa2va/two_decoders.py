@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rvos_lightning.parts.segmenters.sam2 import Sam2
@@ -53,6 +53,9 @@ class TwoDecoderSam2(Sam2):
         **options: Any,
     ) -> None:
         super().__init__(multimask=True, fit="stretch", **options)
+        if options.get("weights") is None:  # no loss reaches this head: at random it would mix the three masks
+            for parameter in self.sam_mask_decoder.iou_prediction_head.layers[-1].parameters():
+                nn.init.zeros_(parameter)
         self.original_decoder: Any = copy.deepcopy(self.sam_mask_decoder) if second_decoder else None
         self.half_positions, self.normalisation, self.resample = half_positions, normalisation, resample
         if train_original:
