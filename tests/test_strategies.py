@@ -19,7 +19,7 @@ from rvos_lightning import consolidate
 
 SYSTEMS = sorted(path.stem for path in (ROOT / "configs").glob("*.yaml"))
 STRATEGIES = ["ddp", "fsdp2", "deepspeed2", "deepspeed3"]
-CORE = [*(("tiny", strategy) for strategy in STRATEGIES), ("samwise", "fsdp2")]
+CORE = [*(("tiny", strategy) for strategy in STRATEGIES), ("sa2va", "deepspeed3")]
 DEEP = ["--trainer.strategy.class_path", "cpu_deepspeed.CPUDeepSpeed"]
 FEW = [
     "--data", "rvos_lightning.data.MovingShapes", "--data.batch_size", "1", "--data.train_clips", "16",
