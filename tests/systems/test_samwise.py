@@ -304,28 +304,3 @@ def test_sentences_are_read_once_per_video_and_anew_when_weights_change():
     net(whole.window(0, 2))
     net(replace(whole, expressions=["something else"]))
     assert len(calls) == 4
-
-
-@torch.no_grad()
-def test_hsa_can_start_as_space_time_shifts():
-    """Whatever the picture, heads look a frame back, then ahead, and two cells to their own side."""
-    from rvos_lightning.systems.samwise.cross_modal_temporal import CrossModalTemporal, start_as_shifts
-
-    torch.manual_seed(0)
-    frames, patch, heads = 5, 8, 8
-    adapter = CrossModalTemporal(16, 48, 48, heads, patch, 0.0)
-    start_as_shifts(adapter, frames, cells=2.0)
-    layer = adapter.selective
-    x = torch.relu(adapter.down(torch.randn(frames, 16, patch, patch)))[None]
-    tokens = layer.norm(layer.tubes(x))
-    query, key, _ = (tokens @ layer.attention.in_proj_weight.T).chunk(3, -1)
-    query, key = (x[0].unflatten(-1, (heads, -1)).transpose(0, 1) for x in (query, key))
-    looks = (query @ key.transpose(1, 2) / 6**0.5).softmax(-1).unflatten(1, (frames, patch, patch))[:, 2, 4, 4]
-    looks = looks.unflatten(1, (frames, patch, patch))
-    for head, (down, right) in enumerate([(0, 1), (0, -1), (1, 0), (-1, 0)] * 2):
-        assert looks[head, 1 if head < 4 else 3].sum() > 0.8
-        rows, columns = (looks[head].sum(dims) @ torch.arange(8.0) for dims in ((0, 2), (0, 1)))
-        assert rows.item() == pytest.approx(4 - 2 * down, abs=0.7)
-        assert columns.item() == pytest.approx(4 - 2 * right, abs=0.7)
-    with pytest.raises(ValueError, match="needs 6"):
-        start_as_shifts(CrossModalTemporal(16, 48, 16, 4, 2, 0.0), frames, cells=2.0)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from rvos_lightning.parts.text.encoder import TextEncoder
 from rvos_lightning.seams import Adapter, Segmenter
-from rvos_lightning.systems.samwise.cross_modal_temporal import CrossModalTemporal, start_as_shifts
+from rvos_lightning.systems.samwise.cross_modal_temporal import CrossModalTemporal
 from rvos_lightning.types import Clip, Features
 
 
@@ -26,10 +26,6 @@ class CMTAdapter(Adapter):
         patches: side of the attention tubes per stage of `stages`, or one per stage 1, 2, 3.
         selective: Hierarchical Selective Attention on (video) or off (RefCOCO pre-training).
         dropout: of that attention.
-        start: initial values of that attention: `official`, or `shifts` (see `start_as_shifts`), with which motion is
-            learned from scratch.
-        start_frames: frames a clip that `shifts` is meant for.
-        start_cells: how far things move in a frame, in cells of the first adapter's map, for `shifts`.
         parity: `official` lets pixels attend to padding in batches of uneven sentences, as the official training does.
 
     Raises:
@@ -49,9 +45,6 @@ class CMTAdapter(Adapter):
         patches: Sequence[int] = (8, 4, 2),
         selective: bool = True,
         dropout: float = 0.1,
-        start: Literal["official", "shifts"] = "official",
-        start_frames: int = 8,
-        start_cells: float = 2.0,
         parity: Literal["fixed", "official"] = "fixed",
     ) -> None:
         super().__init__()
@@ -79,11 +72,6 @@ class CMTAdapter(Adapter):
                 for stage in self.stages
             }
         )
-
-        if start == "shifts":
-            for stage, adapter in self.adapters.items():
-                if adapter.selective is not None:
-                    start_as_shifts(adapter, start_frames, start_cells / 2 ** (int(stage) - self.stages[0]))
 
     def forward(self, clip: Clip, segmenter: Segmenter) -> Features:
         """Encode every video up to the first adapter, from there every item; words come out after the last."""

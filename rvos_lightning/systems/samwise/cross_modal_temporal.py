@@ -99,61 +99,6 @@ class SelectiveAttention(nn.Module):
         return cut.permute(0, 3, 6, 1, 4, 2, 5).reshape(shape)
 
 
-@torch.no_grad()
-def start_as_shifts(adapter: CrossModalTemporal, frames: int, cells: float, sharpness: float = 8.0) -> None:
-    """Start HSA as space-time shifts: each head looks one frame back or ahead and a little to one side.
-
-    From its published initialisation HSA does not learn directions of motion within minutes when all else is new too:
-    on MovingShapes a linear probe of one object finds its direction by chance (0.25),
-    after this start in 0.74 of cases; the official run starts from pretrained features. Six channels are left to the
-    codes of time, row and column, and queries are turned against keys. Only the starting point changes: parameters,
-    shapes and computation stay as published.
-
-    Args:
-        adapter: with attention, changed in place; needs 6 channels a head.
-        frames: of the clips it will see (a frame is a turn of 2 pi / frames in the time code).
-        cells: length of the shift on the map: how far things move in a frame.
-        sharpness: amplitude of the attention logits along each of time, rows and columns.
-
-    Raises:
-        ValueError: the heads are too narrow.
-    """
-    layer, norm = adapter.selective, adapter.down[1]
-    attention, patch, dim = layer.attention, layer.patch, layer.place.shape[1]
-    width = dim // attention.num_heads
-    if width < 6:
-        raise ValueError(f"heads of {width} channels are too narrow to start as shifts, which needs 6; use fewer heads")
-    turn, high = 2 * math.pi / patch, 4.0
-    angles = torch.arange(patch, device=layer.place.device) * turn
-    waves = high * torch.stack([angles.sin(), angles.cos()], dim=-1)
-    layer.place.zero_()
-    layer.place[:, -4:-2] = waves.repeat_interleave(patch, dim=0)  # rows
-    layer.place[:, -2:] = waves.repeat(patch, 1)  # columns
-    codes, times = [0, 1, *range(dim - 4, dim)], time_code(frames, dim, layer.place.device)
-    layer.place[:, -4:] -= times[0, -4:]  # as good as constant: the slowest waves of time
-    layer.place[:, codes] += times.mean() + 0.4 * (dim - 6) / dim  # what layer norm will take off, with E relu = 0.4
-    norm.weight[codes] = 0
-    norm.bias[codes] = 0
-    query, key, value = attention.in_proj_weight.view(3, attention.num_heads, width, dim)
-    query.zero_(), key.zero_()
-    value[..., codes] = 0  # what is seen, not where or when
-    layer.linear.weight.mul_(2)
-    sides = ((0, 1), (0, -1), (1, 0), (-1, 0))
-    for head in range(attention.num_heads):
-        ahead, (down, right) = -1 if head // 4 % 2 else 1, sides[head % 4]
-        turns = (
-            (0, -ahead * 2 * math.pi / frames, 1.0),
-            (dim - 4, -down * cells * turn, high),
-            (dim - 2, -right * cells * turn, high),
-        )
-        for row, (channel, angle, amplitude) in enumerate(turns):
-            pair, code = slice(2 * row, 2 * row + 2), slice(channel, channel + 2)
-            gain = (sharpness * width**0.5) ** 0.5 / amplitude
-            query[head, pair, code] = gain * torch.eye(2)
-            cos, sin = math.cos(angle), math.sin(angle)
-            key[head, pair, code] = gain * torch.tensor([[cos, -sin], [sin, cos]])
-
-
 def time_code(time: int, dim: int, device: torch.device) -> Float[Tensor, "time dim"]:
     """Sine code of frames 1..time scaled to one turn of the clip's own length (official code)."""
     steps = torch.arange(1, time + 1, device=device) * (2 * math.pi / (time + 1e-6))
