@@ -62,27 +62,25 @@ def template(strategy: Strategy, network: nn.Module) -> nn.Module | None:
 
 
 def hold_loose(strategy: Strategy, root: nn.Module, network: nn.Module, above: int) -> None:
-    """Under ZeRO-3, keep small parameters that no layer of PyTorch uses in its call gathered for a whole training step.
+    """Under ZeRO-3, gather what belongs to no large block for the whole of a training step, as FSDP2's own unit is.
 
-    Learned tokens and codes (SAM keeps some in `nn.Embedding`s that are never called) are used by methods and by
-    modules that return dataclasses. DeepSpeed gathers such a parameter when the forward pass asks for it, but does not
-    see that the backward pass needs it again.
+    Such parameters may be used by methods, by another module, or inside a module that returns a dataclass. DeepSpeed
+    gathers them when the forward pass asks for them, but does not see that the backward pass needs them again.
 
     Args:
         strategy: nothing is done unless it is ZeRO-3.
         root: the module whose call is the whole step.
         network: searched for parameters.
-        above: larger parameters are left to DeepSpeed.
+        above: entries of lists with more parameters are blocks, left to DeepSpeed.
     """
     if not (isinstance(strategy, DeepSpeedStrategy) and strategy.zero_stage_3):
         return
     import deepspeed
 
-    for module in network.modules():
-        if isinstance(module, nn.Embedding) or not type(module).__module__.startswith("torch.nn."):
-            for parameter in module.parameters(recurse=False):
-                if parameter.numel() <= above:
-                    deepspeed.zero.register_external_parameter(root, parameter)
+    spread = {id(parameter) for _, block in blocks(network, above) for parameter in block.parameters()}
+    for parameter in network.parameters():
+        if id(parameter) not in spread:
+            deepspeed.zero.register_external_parameter(root, parameter)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """The frame loop of SAM-I2V: prompted frames, tracked frames, corrections, memory (spec 3, 4.3, 5, 8)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -121,7 +121,8 @@ class PromptMemory(Memory):
         state = state if isinstance(state, TrackState) else TrackState()
         loop = self.loop(segmenter, features, prompt, clip, state)
         if self.training:
-            return loop.train()
+            made = loop.train()
+            return replace(made, mask_logits=made.mask_logits + attached_zero(self, segmenter.prompt_encoder))
         if clip.user is not None and clip.user.revisits:
             from rvos_lightning.systems.sam_i2v.rounds import OfflineRounds  # it imports this module
 
@@ -248,3 +249,12 @@ def form(reading: Reading) -> tuple:
 def blank(batch: int, side: int, device: torch.device) -> Float[Tensor, "batch 1 side side"]:
     """Mask logits of items that were not prompted yet."""
     return torch.full((batch, 1, side, side), ABSENT, device=device)
+
+
+def attached_zero(*modules: nn.Module) -> Float[Tensor, ""]:
+    """Zero that reaches every trainable parameter: prompts decide which of them a step reads.
+
+    All ranks must have gradients for the same parameters, or DDP and FSDP2 wait for the others for ever.
+    """
+    trainable = [p for module in modules for p in module.parameters() if p.requires_grad and p.numel()]
+    return torch.stack([p.flatten()[0] for p in trainable]).sum() * 0 if trainable else torch.zeros(())
