@@ -20,6 +20,7 @@ from rvos_lightning import consolidate
 SYSTEMS = sorted(path.stem for path in (ROOT / "configs").glob("*.yaml"))
 STRATEGIES = ["ddp", "fsdp2", "deepspeed2", "deepspeed3"]
 CORE = [*(("tiny", strategy) for strategy in STRATEGIES), ("sa2va", "deepspeed3")]
+REFUSED = [(system, "deepspeed3") for system in SYSTEMS if system.startswith("sam_i2v")]  # a message, not a hang
 DEEP = ["--trainer.strategy.class_path", "cpu_deepspeed.CPUDeepSpeed"]
 FEW = [
     "--data", "rvos_lightning.data.MovingShapes", "--data.batch_size", "1", "--data.train_clips", "16",
@@ -55,7 +56,7 @@ def alone(tmp_path_factory) -> dict[str, torch.Tensor]:
     return consolidated(folder)
 
 
-def fit(system: str, strategy: str, folder: Path, *more: object) -> None:
+def fit(system: str, strategy: str, folder: Path, *more: object, code: int = 0) -> str:
     """Go on where the folder's checkpoint is, if there is one."""
     chosen = [*(DEEP if strategy.startswith("deepspeed") else []), "--trainer.strategy.process_group_backend", "gloo"]
     flags = [
@@ -67,7 +68,7 @@ def fit(system: str, strategy: str, folder: Path, *more: object) -> None:
         "last",
     ]
     configs = ["-c", f"configs/{system}.yaml", "-c", f"configs/trainer/{strategy}.yaml"]
-    run_apart("fit", *configs, *FEW, *flags, *more, limit=900, DS_ACCELERATOR="cpu")
+    return run_apart("fit", *configs, *FEW, *flags, *more, code=code, limit=900, DS_ACCELERATOR="cpu")
 
 
 def consolidated(folder: Path) -> dict[str, torch.Tensor]:
@@ -80,6 +81,9 @@ def consolidated(folder: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(("system", "strategy"), PAIRS)
 def test_runs_resumes_converts(tmp_path, system, strategy, run, alone, monkeypatch):
     monkeypatch.setitem(os.environ, "DS_ACCELERATOR", "cpu")
+    if (system, strategy) in REFUSED:
+        assert "ZeRO-3 would wait" in fit(system, strategy, tmp_path, code=1)
+        return
     keep = ["--callbacks.keep", "keep_at.KeepAt", "--callbacks.keep.step", "2"]
     fit(system, strategy, tmp_path / "unbroken", *keep, "--callbacks.keep.folder", tmp_path / "resumed")
     unbroken, half = consolidated(tmp_path / "unbroken"), consolidated(tmp_path / "resumed")
