@@ -25,7 +25,7 @@ class PointMasks(Objective):
     Args:
         mask: weight of the BCE term.
         dice: weight of the DICE term.
-        points: per mask; 0 takes every pixel.
+        points: per mask; 0 takes every pixel of the truth, to whose size the logits are then brought.
         oversample: candidates per point among which the least certain are kept.
         importance: share of points taken among these; the rest is uniformly random.
         tracked: weight of the same terms on tracked masks, where the network gives them.
@@ -66,8 +66,11 @@ class PointMasks(Objective):
         truth: Bool[Tensor, "items time height width"],
         counted: Bool[Tensor, "items time"],
     ) -> tuple[Tensor, Tensor]:
-        targets = F.interpolate(truth.to(logits.dtype), logits.shape[-2:], mode="nearest")
-        logits, targets = logits.float().flatten(0, 1), targets.float().flatten(0, 1)
+        if self.points:  # published: truth at the decoder's resolution, nearest neighbours
+            truth = F.interpolate(truth.to(logits.dtype), logits.shape[-2:], mode="nearest")
+        else:
+            logits = F.interpolate(logits, truth.shape[-2:], mode="bilinear")
+        logits, targets = logits.float().flatten(0, 1), truth.float().flatten(0, 1)
         keep = counted.flatten()
         if not bool(keep.any()):
             return logits.sum() * 0, logits.sum() * 0

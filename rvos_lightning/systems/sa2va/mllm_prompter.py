@@ -22,7 +22,7 @@ from rvos_lightning.systems.sa2va.tiling import normalise_frames, resize_frames,
 from rvos_lightning.types import Clip, Features, Prompt
 
 log = logging.getLogger(__name__)
-PROMPT_SCALE = 30.0  # of `start: near`, against weights of variance 1 / width: [SEG] states differ little at first
+PROMPT_SCALE = 10.0  # of `start: near`, against weights of variance 1 / width: [SEG] states differ little at first
 SHAPES_TOKENIZER = Path(__file__).parent / "shapes_tokenizer.json"
 
 
