@@ -19,7 +19,7 @@ from rvos_lightning import consolidate
 
 SYSTEMS = sorted(path.stem for path in (ROOT / "configs").glob("*.yaml"))
 STRATEGIES = ["ddp", "fsdp2", "deepspeed2", "deepspeed3"]
-CORE = [("tiny", strategy) for strategy in STRATEGIES]
+CORE = [("tiny", strategy) for strategy in STRATEGIES if strategy != "deepspeed2"]
 REFUSED = [(system, "deepspeed3") for system in SYSTEMS if system.startswith("sam_i2v")]  # a message, not a hang
 DEEP = ["--trainer.strategy.class_path", "cpu_deepspeed.CPUDeepSpeed"]
 FEW = [
