@@ -251,6 +251,8 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--text-width", type=int, default=96, help="768: RoBERTa-base")
     options = parser.parse_args()
+    if options.frames < 6:
+        parser.error(f"--frames {options.frames}: the CME first runs on frame 6; give at least 6")
     wide = options.text_width
     text = TextSize(0, wide, 12, max(1, wide // 64), wide * 4, 64, dropout=0.0)
     net = build(options.variant, options.image_size, text).to(options.device)

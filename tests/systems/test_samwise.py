@@ -33,20 +33,21 @@ def item(whole, index):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("stages", [(1, 2, 3), (2, 3), (3,)])
-def test_items_in_lock_step_equal_items_alone(stages):
+@pytest.mark.parametrize(("stages", "convolve"), [((1, 2, 3), ()), ((2, 3), (0, 2)), ((3,), ())])
+def test_items_in_lock_step_equal_items_alone(stages, convolve):
     """Uneven sentences, shared videos, several windows and a switch: batching changes nothing."""
-    net = samwise(adapter={"stages": stages, "patches": (4, 2, 2)[3 - len(stages) :]}).eval()
+    net = samwise(adapter={"stages": stages, "patches": (4, 2, 2)[3 - len(stages) :], "convolve": convolve}).eval()
     whole = clip(2, 8, ["the red one", "a circle that moves left", "it"], video=[1, 0, 1])
     net.memory.encoder.decision_head.bias.copy_(torch.tensor([20.0, 0.0]))
-    low, high = net(whole).switch_logits.diff(dim=-1).flatten(1).amax(1).sort().values[1:]
-    net.memory.encoder.decision_head.bias[1] -= (low + high) / 2  # so that exactly one item switches
 
     def run(one):
         first = net(one.window(0, 5))
         second = net(one.window(5, 8), first.state)
-        return torch.cat([first.mask_logits, second.mask_logits], 1), second.switch_logits, second.state.last_switch
+        masks, opinions = zip(*((part.mask_logits, part.switch_logits) for part in (first, second)), strict=True)
+        return torch.cat(masks, 1), torch.cat(opinions, 1), second.state.last_switch
 
+    low, high = run(whole)[1].diff(dim=-1).flatten(1).amax(1).sort().values[1:]
+    net.memory.encoder.decision_head.bias[1] -= (low + high) / 2  # so that exactly one item switches
     masks, opinions, switches = run(whole)
     assert int((switches > 0).sum()) == 1
     for i in range(3):
@@ -175,6 +176,8 @@ def test_wrong_widths_are_named():
         samwise(adapter={"text_layers": (1, 2, 3, 5)})
     with pytest.raises(ValueError, match="stages"):
         samwise(adapter={"stages": (1, 4)})
+    with pytest.raises(ValueError, match="convolve"):
+        samwise(adapter={"convolve": (4,)})
 
 
 def official_names(variant):

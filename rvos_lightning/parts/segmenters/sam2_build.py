@@ -9,6 +9,8 @@ from typing import Literal
 import torch
 from torch import nn
 
+from rvos_lightning.parts.layers.convolutions import ConvStem
+
 Variant = Literal["hiera_t", "hiera_s", "hiera_b+", "hiera_l", "small"]
 
 
@@ -24,6 +26,7 @@ class Sam2Size:
         windows: window side per stage, in tokens.
         position_size: grid of the coarse position embedding.
         patch_stride: pixels per token of the first stage.
+        conv_stem: 3x3 convolutions instead of the patch embedding (ours: learns from scratch sooner).
         hidden: width of neck, prompts and decoder.
         memory_width: channels of a spatial memory.
         memory_layers: layers of memory attention.
@@ -41,6 +44,7 @@ class Sam2Size:
     windows: tuple[int, int, int, int] = (8, 4, 14, 7)
     position_size: tuple[int, int] = (7, 7)
     patch_stride: int = 4
+    conv_stem: bool = False
     hidden: int = 256
     memory_width: int = 64
     memory_layers: int = 4
@@ -67,6 +71,7 @@ SIZES: dict[str, Sam2Size] = {
         global_blocks=(),
         windows=(8, 8, 8, 4),
         patch_stride=2,
+        conv_stem=True,
         hidden=48,
         memory_width=24,
         memory_layers=1,
@@ -101,7 +106,9 @@ def image_encoder(size: Sam2Size) -> nn.Module:
             window_spec=size.windows,
             window_pos_embed_bkg_spatial_size=size.position_size,
         )
-    if size.patch_stride != 4:
+    if size.conv_stem:
+        trunk.patch_embed = ConvStem(size.embed_dim, size.patch_stride)
+    elif size.patch_stride != 4:
         stride = (size.patch_stride, size.patch_stride)
         trunk.patch_embed = PatchEmbed(stride=stride, embed_dim=size.embed_dim)
     trunk.to(torch.get_default_device())

@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from rvos_lightning.parts.layers.convolutions import SpaceTimeMix
 from rvos_lightning.parts.text.encoder import TextEncoder
 from rvos_lightning.seams import Adapter, Segmenter
 from rvos_lightning.systems.samwise.cross_modal_temporal import CrossModalTemporal
@@ -26,6 +27,8 @@ class CMTAdapter(Adapter):
         patches: side of the attention tubes per stage of `stages`, or one per stage 1, 2, 3.
         selective: Hierarchical Selective Attention on (video) or off (RefCOCO pre-training).
         dropout: of that attention.
+        convolve: stages after which a space-time convolution mixes neighbouring cells of neighbouring frames, before
+            any adapter there (ours: attention alone learns no direction of motion from scratch in minutes).
         parity: `official` lets pixels attend to padding in batches of uneven sentences, as the official training does.
 
     Raises:
@@ -45,6 +48,7 @@ class CMTAdapter(Adapter):
         patches: Sequence[int] = (8, 4, 2),
         selective: bool = True,
         dropout: float = 0.1,
+        convolve: Sequence[int] = (),
         parity: Literal["fixed", "official"] = "fixed",
     ) -> None:
         super().__init__()
@@ -61,6 +65,8 @@ class CMTAdapter(Adapter):
             )
         if not self.stages or not set(self.stages) <= set(range(len(channels))):
             raise ValueError(f"CMTAdapter stages {list(stages)}: give some of 0..{len(channels) - 1}")
+        if not set(convolve) <= set(range(len(channels))):
+            raise ValueError(f"CMTAdapter convolve {list(convolve)}: give some of 0..{len(channels) - 1}, or none")
         self._read: tuple[tuple[tuple[str, ...], torch.device], tuple[Tensor, Tensor | None, Tensor]] | None = None
         self.register_load_state_dict_post_hook(_forget)
         sides = dict(zip(self.stages if len(patches) == len(self.stages) else (1, 2, 3), patches, strict=True))
@@ -72,6 +78,7 @@ class CMTAdapter(Adapter):
                 for stage in self.stages
             }
         )
+        self.convolutions = nn.ModuleDict({str(stage): SpaceTimeMix(self.channels[stage]) for stage in convolve})
 
     def forward(self, clip: Clip, segmenter: Segmenter) -> Features:
         """Encode every video up to the first adapter, from there every item; words come out after the last."""
@@ -136,6 +143,8 @@ class _Walk:
             self.words = adapter.text.run(self.words, self.real, bounds[stage], bounds[stage + 1])
         if stage == self.parting:
             pixels = self.split(pixels)
+        if str(stage) in adapter.convolutions:
+            pixels = adapter.convolutions[str(stage)](pixels.unflatten(0, (-1, self.clip.time))).flatten(0, 1)
         if stage not in adapter.stages:
             return pixels
         real = None if adapter.parity == "official" else self.real

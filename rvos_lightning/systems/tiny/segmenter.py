@@ -5,24 +5,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rvos_lightning.parts.layers.convolutions import Residual
 from rvos_lightning.seams import Decoded, Pyramid, Segmenter, StageHook
-
-
-class Residual(nn.Module):
-    """Two 3x3 convolutions around a skip."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(width, width, 3, padding=1),
-            nn.GroupNorm(8, width),
-            nn.GELU(),
-            nn.Conv2d(width, width, 3, padding=1),
-        )
-
-    def forward(self, x: Float[Tensor, "images c h w"]) -> Float[Tensor, "images c h w"]:
-        """Same shape."""
-        return functional.gelu(x + self.layers(x))
 
 
 class TinySegmenter(Segmenter):

@@ -1,5 +1,7 @@
 """Sam2 against the sam2 package's own model, and its options."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -106,6 +108,15 @@ def test_hook_may_widen_the_batch_and_sees_every_stage():
     assert seen == list(enumerate(sam.stage_channels))
     assert [len(level) for level in levels] == [2, 2, 4]
     assert tuple(level.shape[1] for level in levels) == sam.channels
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("stride", [2, 4])
+def test_conv_stem_replaces_the_patch_embedding(stride):
+    plain, convolved = (small(size=replace(TINY, patch_stride=stride, conv_stem=on)) for on in (False, True))
+    images = torch.rand(1, 3, 64, 64)
+    shapes = [[level.shape for level in sam.encode(images)] for sam in (plain, convolved)]
+    assert shapes[0] == shapes[1]
 
 
 @torch.no_grad()

@@ -1,0 +1,67 @@
+"""Small convolutional layers with which a network trained from scratch sees edges and motion early."""
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class Residual(nn.Module):
+    """Two 3x3 convolutions around a skip.
+
+    Args:
+        width: channels, a multiple of 8.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.GroupNorm(8, width),
+            nn.GELU(),
+            nn.Conv2d(width, width, 3, padding=1),
+        )
+
+    def forward(self, x: Float[Tensor, "images c h w"]) -> Float[Tensor, "images c h w"]:
+        """Same shape."""
+        return functional.gelu(x + self.layers(x))
+
+
+class ConvStem(nn.Module):
+    """3x3 convolutions in place of one patch embedding; channels last, as Hiera wants them.
+
+    After Xiao et al. 2021, "Early convolutions help transformers see better".
+
+    Args:
+        width: output channels, a multiple of 8.
+        stride: pixels per token, a power of 2.
+    """
+
+    def __init__(self, width: int, stride: int) -> None:
+        super().__init__()
+        layers, channels = [], 3
+        for _ in range(stride.bit_length() - 1):
+            layers += [nn.Conv2d(channels, width, 3, stride=2, padding=1), nn.GroupNorm(8, width), nn.GELU()]
+            channels = width
+        self.proj = nn.Sequential(*layers, Residual(width))
+
+    def forward(self, images: Float[Tensor, "images 3 height width"]) -> Float[Tensor, "images h w c"]:
+        """h = height / stride, w = width / stride."""
+        return self.proj(images).permute(0, 2, 3, 1)
+
+
+class SpaceTimeMix(nn.Module):
+    """One 3-D convolution around a skip: neighbouring places of neighbouring frames.
+
+    Args:
+        width: channels, a multiple of 8.
+        frames: frames it spans, odd.
+    """
+
+    def __init__(self, width: int, frames: int = 3) -> None:
+        super().__init__()
+        self.mix = nn.Conv3d(width, width, (frames, 3, 3), padding=(frames // 2, 1, 1))
+        self.norm = nn.GroupNorm(8, width)
+
+    def forward(self, x: Float[Tensor, "batch time c h w"]) -> Float[Tensor, "batch time c h w"]:
+        """Same shape."""
+        return x + functional.gelu(self.norm(self.mix(x.transpose(1, 2)))).transpose(1, 2)
