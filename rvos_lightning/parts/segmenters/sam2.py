@@ -91,7 +91,7 @@ class Sam2(Segmenter):
         self.empty_points = empty_points
         self.grid = image_size // stride
         self.prompt_dim, self.memory_width = size.hidden, size.memory_width
-        self.channels = (size.hidden // 8, size.hidden // 4, size.hidden)
+        self.channels = size.levels
         self.stage_channels = size.channels
         self.pixel_mean, self.pixel_std = tuple(pixel_mean), tuple(pixel_std)
         self._add_modules(size, stride)

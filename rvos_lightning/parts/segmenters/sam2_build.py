@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from rvos_lightning.parts.layers.convolutions import ConvStem
+from rvos_lightning.parts.layers.convolutions import BilinearUp, ConvStem
 
 Variant = Literal["hiera_t", "hiera_s", "hiera_b+", "hiera_l", "small"]
 
@@ -33,6 +33,9 @@ class Sam2Size:
         memory_mlp: width of their MLPs.
         decoder_mlp: width of the MLPs in the two-way decoder.
         decoder_heads: heads of the two-way decoder.
+        smooth_decoder: channels of a decoder head that upsamples bilinearly and then convolves 3x3, instead of two
+            transposed convolutions with hidden / 8 channels (ours: those learn each of their 16 places apart). None: as
+            published.
         dropout: of memory attention.
         fuser_scale: initial layer scale of the memory encoder's blocks.
     """
@@ -51,8 +54,16 @@ class Sam2Size:
     memory_mlp: int = 2048
     decoder_mlp: int = 2048
     decoder_heads: int = 8
+    smooth_decoder: int | None = None
     dropout: float = 0.1
     fuser_scale: float = 1e-6
+
+    @property
+    def levels(self) -> tuple[int, int, int]:
+        """Channels of the decoder's three feature maps, fine to coarse."""
+        if self.smooth_decoder:
+            return (self.smooth_decoder, self.smooth_decoder, self.hidden)
+        return (self.hidden // 8, self.hidden // 4, self.hidden)
 
     @property
     def channels(self) -> tuple[int, int, int, int]:
@@ -78,6 +89,7 @@ SIZES: dict[str, Sam2Size] = {
         memory_mlp=96,
         decoder_mlp=96,
         decoder_heads=4,
+        smooth_decoder=32,
         dropout=0.0,
         fuser_scale=0.1,
     ),
@@ -179,7 +191,7 @@ def mask_decoder(size: Sam2Size, object_scores: bool) -> nn.Module:
     transformer = TwoWayTransformer(
         depth=2, embedding_dim=size.hidden, num_heads=size.decoder_heads, mlp_dim=size.decoder_mlp
     )
-    return MaskDecoder(
+    decoder = MaskDecoder(
         transformer_dim=size.hidden,
         transformer=transformer,
         iou_head_hidden_dim=size.hidden,
@@ -189,6 +201,22 @@ def mask_decoder(size: Sam2Size, object_scores: bool) -> nn.Module:
         pred_obj_scores_mlp=object_scores,
         use_multimask_token_for_obj_ptr=True,
     )
+    if size.smooth_decoder:
+        _smooth(decoder, size.hidden, size.smooth_decoder)
+    return decoder
+
+
+def _smooth(decoder: nn.Module, hidden: int, width: int) -> None:
+    """Another head on the same seams: the decoder takes `output_upscaling` apart into five steps."""
+    from sam2.modeling.sam2_utils import MLP
+
+    decoder.conv_s0, decoder.conv_s1 = nn.Conv2d(hidden, width, 1), nn.Conv2d(hidden, width, 1)
+    refine = nn.Sequential(nn.GELU(), nn.Conv2d(width, width, 3, padding=1), nn.GELU(), nn.Conv2d(width, width, 1))
+    decoder.output_upscaling = nn.Sequential(
+        BilinearUp(hidden, width), nn.Identity(), nn.Identity(), BilinearUp(width, width), refine
+    )
+    heads = (MLP(hidden, hidden, width, 3) for _ in range(decoder.num_mask_tokens))
+    decoder.output_hypernetworks_mlps = nn.ModuleList(heads)
 
 
 def pointer_mlp(size: Sam2Size) -> nn.Module:
