@@ -1,8 +1,9 @@
 # Two commands from nothing: `make quickstart` trains and scores, `make test` runs the tests.
 PYTHON ?= python3
 VENV := .venv/bin/python
+TYPED := rvos_lightning.parts,rvos_lightning.systems,rvos_lightning.metrics,rvos_lightning.network,rvos_lightning.inference,callbacks.masks,callbacks.point_masks,callbacks.cme,typecheck.check
 
-.PHONY: setup quickstart test test-matrix slurm test-slurm lint bench
+.PHONY: setup quickstart test test-types test-matrix slurm test-slurm lint bench
 
 setup: .venv/installed
 
@@ -17,6 +18,10 @@ quickstart: setup
 
 test: setup
 	$(VENV) -m pytest
+
+# The shape annotations of parts, systems, metrics and losses enforced while their tests run.
+test-types: setup
+	$(VENV) -m pytest tests/parts tests/systems tests/metrics tests/callbacks tests/parity --jaxtyping-packages=$(TYPED)
 
 # Every system under every strategy on two processes: an hour.
 test-matrix: setup

@@ -76,7 +76,7 @@ def track_problems(videos: list[Video], items: list[Item], store: RleStore, spli
                     place, "not in mask_dict.json", "The two files are of different releases; get both.", blocks
                 )
                 continue
-            length = int(store.lengths(np.array(row)))
+            length = int(store.lengths(np.asarray(row, np.int64)))
             if length != len(video.frames):
                 what = f"{length} masks for {len(video.frames)} frames"
                 yield Problem(place, what, "Masks are indexed by frame; leave the video out with `exclude`.", blocks)

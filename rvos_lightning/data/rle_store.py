@@ -82,7 +82,7 @@ class RleStore:
         at = np.minimum(np.searchsorted(self._keys, wanted), len(self._keys) - 1)
         return np.where(self._keys[at] == wanted, self._rows[at], -1)
 
-    def lengths(self, rows: Int64[np.ndarray, "rows"]) -> Int64[np.ndarray, "rows"]:
+    def lengths(self, rows: Int64[np.ndarray, "*rows"]) -> Int64[np.ndarray, "*rows"]:
         """Number of frames of annotations."""
         return self._first[rows + 1] - self._first[rows]
 
@@ -92,7 +92,7 @@ class RleStore:
 
     def areas(self, row: int) -> Int64[np.ndarray, "frames"]:
         """Pixels inside an annotation on each frame; `ABSENT` where the file held null."""
-        return np.asarray(self._area[self._first[row] : self._first[row + 1]])
+        return self._area[self._first[row] : self._first[row + 1]].astype(np.int64)
 
     def first_areas(self, rows: Int64[np.ndarray, "rows"]) -> Int64[np.ndarray, "rows"]:
         """Pixels inside annotations on their first frame; `ABSENT` where the file held null."""

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-Rotation = tuple[Float[Tensor, "positions dim"], Float[Tensor, "positions dim"]]
+Rotation = tuple[Float[Tensor, "_positions _dim"], Float[Tensor, "_positions _dim"]]
 """Cosine and signed sine of every position and channel; channels turn in adjacent pairs."""
 
 
