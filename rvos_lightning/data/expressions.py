@@ -4,8 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from rvos_lightning.data.annotation_files import read_json, require, safe_path
 from rvos_lightning.data.problems import Problem, blocks_of
 from rvos_lightning.data.reader import DataError, Item, Video
@@ -69,14 +67,14 @@ def track_problems(videos: list[Video], items: list[Item], store: RleStore, spli
     for item in items:
         video = videos[item.video]
         rows = store.rows(item.objects or ())
-        for key, row in zip(item.objects or (), rows.tolist(), strict=True):
+        lengths = store.lengths(rows)
+        for key, row, length in zip(item.objects or (), rows.tolist(), lengths.tolist(), strict=True):
             place = f"video {video.id}, expression {item.id}, annotation {key}"
             if row < 0:
                 yield Problem(
                     place, "not in mask_dict.json", "The two files are of different releases; get both.", blocks
                 )
                 continue
-            length = int(store.lengths(np.asarray(row, np.int64)))
             if length != len(video.frames):
                 what = f"{length} masks for {len(video.frames)} frames"
                 yield Problem(place, what, "Masks are indexed by frame; leave the video out with `exclude`.", blocks)

@@ -82,8 +82,8 @@ class RleStore:
         at = np.minimum(np.searchsorted(self._keys, wanted), len(self._keys) - 1)
         return np.where(self._keys[at] == wanted, self._rows[at], -1)
 
-    def lengths(self, rows: Int64[np.ndarray, "*rows"]) -> Int64[np.ndarray, "*rows"]:
-        """Number of frames of annotations."""
+    def lengths(self, rows: Int64[np.ndarray, "rows"]) -> Int64[np.ndarray, "rows"]:
+        """Number of frames of annotations; of no meaning where the row is -1."""
         return self._first[rows + 1] - self._first[rows]
 
     def sizes(self, rows: Int64[np.ndarray, "rows"]) -> Int64[np.ndarray, "rows 2"]:

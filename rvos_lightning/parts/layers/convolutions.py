@@ -26,6 +26,16 @@ class Residual(nn.Module):
         return functional.gelu(x + self.layers(x))
 
 
+def halving(inputs: int, width: int) -> list[nn.Module]:
+    """Layers that halve a map; `width` is a multiple of 8."""
+    return [nn.Conv2d(inputs, width, 3, stride=2, padding=1), nn.GroupNorm(8, width), nn.GELU()]
+
+
+def refinement(width: int) -> nn.Sequential:
+    """What turns a sum of feature maps into the map that a mask's kernel is multiplied with."""
+    return nn.Sequential(nn.GELU(), nn.Conv2d(width, width, 3, padding=1), nn.GELU(), nn.Conv2d(width, width, 1))
+
+
 class ConvStem(nn.Module):
     """3x3 convolutions in place of one patch embedding; channels last, as Hiera wants them.
 
@@ -38,10 +48,8 @@ class ConvStem(nn.Module):
 
     def __init__(self, width: int, stride: int) -> None:
         super().__init__()
-        layers, channels = [], 3
-        for _ in range(stride.bit_length() - 1):
-            layers += [nn.Conv2d(channels, width, 3, stride=2, padding=1), nn.GroupNorm(8, width), nn.GELU()]
-            channels = width
+        halvings = stride.bit_length() - 1
+        layers = [layer for i in range(halvings) for layer in halving(width if i else 3, width)]
         self.proj = nn.Sequential(*layers, Residual(width))
 
     def forward(self, images: Float[Tensor, "images 3 height width"]) -> Float[Tensor, "images h w c"]:
@@ -67,16 +75,15 @@ class BilinearUp(nn.Module):
 
 
 class SpaceTimeMix(nn.Module):
-    """One 3-D convolution around a skip: neighbouring places of neighbouring frames.
+    """One 3x3x3 convolution around a skip: neighbouring places of neighbouring frames.
 
     Args:
         width: channels, a multiple of 8.
-        frames: frames it spans, odd.
     """
 
-    def __init__(self, width: int, frames: int = 3) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.mix = nn.Conv3d(width, width, (frames, 3, 3), padding=(frames // 2, 1, 1))
+        self.mix = nn.Conv3d(width, width, 3, padding=1)
         self.norm = nn.GroupNorm(8, width)
 
     def forward(self, x: Float[Tensor, "batch time c h w"]) -> Float[Tensor, "batch time c h w"]:

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from rvos_lightning.parts.layers.convolutions import BilinearUp, ConvStem
+from rvos_lightning.parts.layers.convolutions import BilinearUp, ConvStem, refinement
 
 Variant = Literal["hiera_t", "hiera_s", "hiera_b+", "hiera_l", "small"]
 
@@ -211,9 +211,8 @@ def _smooth(decoder: nn.Module, hidden: int, width: int) -> None:
     from sam2.modeling.sam2_utils import MLP
 
     decoder.conv_s0, decoder.conv_s1 = nn.Conv2d(hidden, width, 1), nn.Conv2d(hidden, width, 1)
-    refine = nn.Sequential(nn.GELU(), nn.Conv2d(width, width, 3, padding=1), nn.GELU(), nn.Conv2d(width, width, 1))
     decoder.output_upscaling = nn.Sequential(
-        BilinearUp(hidden, width), nn.Identity(), nn.Identity(), BilinearUp(width, width), refine
+        BilinearUp(hidden, width), nn.Identity(), nn.Identity(), BilinearUp(width, width), refinement(width)
     )
     heads = (MLP(hidden, hidden, width, 3) for _ in range(decoder.num_mask_tokens))
     decoder.output_hypernetworks_mlps = nn.ModuleList(heads)

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rvos_lightning.parts.layers.convolutions import Residual
+from rvos_lightning.parts.layers.convolutions import Residual, halving, refinement
 from rvos_lightning.seams import Decoded, Pyramid, Segmenter, StageHook
 
 
@@ -23,12 +23,10 @@ class TinySegmenter(Segmenter):
         self.prompt_dim = prompt_dim
         inputs = (5, *widths[:-1])  # RGB and the pixel's x and y: "left of" needs to know where it is
         self.stages = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(i, o, 3, stride=2, padding=1), nn.GroupNorm(8, o), nn.GELU(), Residual(o))
-            for i, o in zip(inputs, widths, strict=True)
+            nn.Sequential(*halving(i, o), Residual(o)) for i, o in zip(inputs, widths, strict=True)
         )
         self.lateral = nn.ModuleList(nn.Conv2d(width, prompt_dim, 1) for width in widths)
-        self.smooth = nn.Sequential(nn.GELU(), nn.Conv2d(prompt_dim, prompt_dim, 3, padding=1), nn.GELU(),
-                                    nn.Conv2d(prompt_dim, prompt_dim, 1))  # fmt: skip
+        self.smooth = refinement(prompt_dim)
         self.presence = nn.Linear(2 * prompt_dim, 1)
 
     def encode(self, images: Float[Tensor, "images 3 height width"], after_stage: StageHook | None = None) -> Pyramid:

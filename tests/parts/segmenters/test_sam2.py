@@ -120,6 +120,28 @@ def test_conv_stem_replaces_the_patch_embedding(stride):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("multimask", [False, True])
+def test_smooth_decoder_keeps_the_seams(multimask):
+    """Our decoding and the package's own forward agree on another head, too."""
+    sam = small(size=replace(TINY, smooth_decoder=8), multimask=multimask).eval()
+    levels = sam.encode(torch.rand(2, 3, 64, 64))
+    assert tuple(level.shape[1] for level in levels) == sam.channels == (8, 8, 16)
+    pixels, tokens = sam.no_memory(levels[2]), torch.randn(2, 1, 16)
+    empty = sam.sam_prompt_encoder.not_a_point_embed.weight.expand(2, 2, -1)
+    masks, iou, _, _ = sam.sam_mask_decoder(
+        image_embeddings=pixels,
+        image_pe=sam.dense_position(),
+        sparse_prompt_embeddings=torch.cat([empty, tokens], 1),
+        dense_prompt_embeddings=sam.sam_prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1),
+        multimask_output=multimask,
+        repeat_image=False,
+        high_res_features=list(levels[:2]),
+    )
+    ours = sam.decode((*levels[:2], pixels), tokens)
+    torch.testing.assert_close(ours.mask_logits, masks[torch.arange(2), iou.argmax(1)])
+
+
+@torch.no_grad()
 def test_pad_and_stretch():
     images = torch.rand(1, 3, 40, 48)
     padded = small().prepare(images)
