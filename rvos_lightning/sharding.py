@@ -71,18 +71,11 @@ def hold_loose(strategy: Strategy, root: nn.Module, network: nn.Module, above: i
         strategy: nothing is done unless it is ZeRO-3.
         root: the module whose call is the whole step.
         network: searched for parameters.
-        above: entries of lists with more parameters are blocks, left to DeepSpeed.
-
-    Raises:
-        ValueError: ranks may call the network's parts in different orders (`order_varies`), which ZeRO-3 waits on.
+        above: entries of lists with more parameters are blocks, left to DeepSpeed. Ranks must call them in one order,
+            which is why nothing that differs between ranks may decide which parts of a network run.
     """
     if not (isinstance(strategy, DeepSpeedStrategy) and strategy.zero_stage_3):
         return
-    if varying := [type(module).__name__ for module in network.modules() if getattr(module, "order_varies", False)]:
-        raise ValueError(
-            f"{varying[0]}: the data decide in which order parts run, differently on every rank, and ZeRO-3 would wait "
-            "for ever; use configs/trainer/ddp.yaml, fsdp2.yaml or deepspeed2.yaml"
-        )
     import deepspeed
 
     spread = {id(parameter) for _, block in blocks(network, above) for parameter in block.parameters()}

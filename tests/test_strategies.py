@@ -20,7 +20,6 @@ from rvos_lightning import consolidate
 SYSTEMS = sorted(path.stem for path in (ROOT / "configs").glob("*.yaml"))
 STRATEGIES = ["ddp", "fsdp2", "deepspeed2", "deepspeed3"]
 CORE = [("tiny", strategy) for strategy in STRATEGIES if strategy != "deepspeed2"]
-REFUSED = [(system, "deepspeed3") for system in SYSTEMS if system.startswith("sam_i2v")]  # a message, not a hang
 DEEP = ["--trainer.strategy.class_path", "cpu_deepspeed.CPUDeepSpeed"]
 FEW = [
     "--data", "rvos_lightning.data.MovingShapes", "--data.batch_size", "1", "--data.train_clips", "16",
@@ -81,9 +80,6 @@ def consolidated(folder: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(("system", "strategy"), PAIRS)
 def test_runs_resumes_converts(tmp_path, system, strategy, run, alone, monkeypatch):
     monkeypatch.setitem(os.environ, "DS_ACCELERATOR", "cpu")
-    if (system, strategy) in REFUSED:
-        assert "ZeRO-3 would wait" in fit(system, strategy, tmp_path, code=1)
-        return
     keep = ["--callbacks.keep", "keep_at.KeepAt", "--callbacks.keep.step", "2"]
     fit(system, strategy, tmp_path / "unbroken", *keep, "--callbacks.keep.folder", tmp_path / "resumed")
     unbroken, half = consolidated(tmp_path / "unbroken"), consolidated(tmp_path / "resumed")

@@ -121,7 +121,7 @@ class TrainClips(Dataset):
             if not self.redraw or self._usable(sample):
                 break
             unit = int(random.integers(len(self.units)))
-        sample.seed = seed
+        sample.seed, sample.batch_seed = seed, (self.seed, draw.epoch, draw.batch)
         return sample
 
     def _usable(self, sample: ClipSample) -> bool:

@@ -28,6 +28,11 @@ def check_expressions(expressions: list[str | None], meta: list[ClipMeta], has_u
     return [text for text in expressions if text is not None]
 
 
+def number(seed: tuple[int, ...]) -> int:
+    """A seed of several numbers as one."""
+    return int(np.random.SeedSequence(seed).generate_state(1)[0])
+
+
 class Collate:
     """Stacks training clips into a batch, padding frames and masks right and bottom with zeros.
 
@@ -50,7 +55,7 @@ class Collate:
         texts = check_expressions([e for s in samples for e in s.expressions], meta, self.user is not None)
         user = None
         if self.user is not None:
-            user = self.user(targets, meta, int(np.random.SeedSequence(samples[0].seed).generate_state(1)[0]))
+            user = self.user(targets, meta, number(samples[0].seed), number(samples[0].batch_seed))
         context = None
         if samples[0].context is not None:
             context = torch.stack([pad_to(s.context, size) for s in samples]).float() / 255

@@ -99,7 +99,7 @@ class GivenPrompts(UserFactory):
             raise DataError(f"{where}: mask {path} cannot be read ({error})") from error
         return torch.from_numpy(pixels.astype(np.int64) > 0)
 
-    def __call__(self, targets: Targets | None, meta: list[ClipMeta], seed: int) -> User:
+    def __call__(self, targets: Targets | None, meta: list[ClipMeta], seed: int, batch_seed: int | None = None) -> User:
         """The user of these items."""
         return GivingUser(self, meta)
 

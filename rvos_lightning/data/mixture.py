@@ -61,7 +61,9 @@ class MixedClips(Dataset):
         which, sample = self._plan(draw.epoch)
         clips = self.clips[which[draw.index]]
         # The round number makes the clip of a sample drawn twice in an epoch another one.
-        return clips[Draw(draw.epoch, int(sample[draw.index]) + len(clips) * draw.index)]
+        made = clips[Draw(draw.epoch, int(sample[draw.index]) + len(clips) * draw.index, draw.batch)]
+        made.batch_seed = (self.seed, draw.epoch, draw.batch)  # sources have seeds of their own
+        return made
 
 
 class Several(Dataset):

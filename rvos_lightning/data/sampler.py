@@ -17,10 +17,17 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 
 class Draw(NamedTuple):
-    """One training sample to be made; with the seed it decides every random choice of the sample."""
+    """One training sample to be made; with the seed it decides every random choice of the sample.
+
+    Attributes:
+        epoch: counted from 0.
+        index: of the sample.
+        batch: place in the epoch of the batch it goes into, the same number on every rank.
+    """
 
     epoch: int
     index: int
+    batch: int = 0
 
 
 def rank_and_world() -> tuple[int, int]:
@@ -75,13 +82,13 @@ class DrawSampler(Sampler[Draw]):
 
     def __iter__(self) -> Iterator[Draw]:
         rank, world = rank_and_world()
-        epoch, skip = self.start or Draw(self.epoch, 0)
+        epoch, skip, _ = self.start or Draw(self.epoch, 0)
         order = np.arange(self.size)
         if self.shuffle:
             order = np.random.default_rng((self.seed, epoch)).permutation(self.size)
         order = np.resize(order, self.batches * world * self.batch_size)
-        mine = order.reshape(self.batches, world, self.batch_size)[skip:, rank].reshape(-1)
-        return (Draw(epoch, int(index)) for index in mine)
+        mine = order.reshape(self.batches, world, self.batch_size)[:, rank]
+        return (Draw(epoch, int(index), batch) for batch in range(skip, self.batches) for index in mine[batch])
 
 
 class ResumableLoader(DataLoader):
@@ -135,7 +142,7 @@ class ResumableLoader(DataLoader):
 
     def state_dict(self) -> dict[str, int | bool]:
         """Epoch, batches handed out in it, is that all of it, and has Lightning closed the epoch already."""
-        epoch, done = self.place or Draw(self.sampler.epoch, 0)
+        epoch, done, _ = self.place or Draw(self.sampler.epoch, 0)
         whole, closed = self.sampler.batches, False
         if self.trainer is not None:
             whole = min(whole, self.trainer.num_training_batches)

@@ -61,16 +61,17 @@ class SimulatedUser(UserFactory):
         self.protocol: Protocol = protocol
         self.clicks, self.threshold, self.rounds = clicks, threshold, rounds
 
-    def __call__(self, targets: Targets, meta: list[ClipMeta], seed: int) -> User:
-        """The user of a training clip."""
-        return TrainingUser(self, targets, meta, self.plan(targets.masks.shape[1], np.random.default_rng(seed)), seed)
+    def __call__(self, targets: Targets, meta: list[ClipMeta], seed: int, batch_seed: int | None = None) -> User:
+        """The user of a training batch, whose plan all ranks share."""
+        random = np.random.default_rng(seed if batch_seed is None else batch_seed)
+        return TrainingUser(self, targets, meta, self.plan(targets.masks.shape[1], random), seed)
 
     def evaluation(self, targets: Targets, meta: list[ClipMeta], seed: int) -> User:
         """The user of evaluation videos; nothing of theirs is random."""
         return EvaluationUser(self, targets, meta)
 
     def plan(self, time: int, random: np.random.Generator) -> "TrainingPlan":
-        """What is prompted and corrected, the same for all items of a batch (as published)."""
+        """What is prompted and corrected, the same for all items of a batch (as published) and on all ranks (ours)."""
         by_points = time == 1 or random.random() < self.points
         count = int(random.integers(1, min(self.initial, time) + 1))
         initial = [0, *sorted((1 + random.permutation(time - 1)[: count - 1]).tolist())]

@@ -15,8 +15,16 @@ class UserFactory(ABC):
     needs_targets = True
 
     @abstractmethod
-    def __call__(self, targets: Targets | None, meta: list[ClipMeta], seed: int) -> User:
-        """A user for these targets (lazy in evaluation); every random choice of theirs follows from `seed`."""
+    def __call__(self, targets: Targets | None, meta: list[ClipMeta], seed: int, batch_seed: int | None = None) -> User:
+        """A user for these targets (lazy in evaluation).
+
+        Args:
+            targets: the truth.
+            meta: of the items.
+            seed: decides where the user points; each rank has its own.
+            batch_seed: decides how often which part of a network runs. All ranks of a training step have the same,
+                so that parts whose parameters are spread over them are called in one order. None: `seed`.
+        """
 
     def evaluation(self, targets: Targets | None, meta: list[ClipMeta], seed: int) -> User:
         """The user of evaluation videos; by default the one of training clips."""

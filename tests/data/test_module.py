@@ -198,7 +198,7 @@ class Pointer(User):
 class Pointers(UserFactory):
     """Makes `Pointer`s."""
 
-    def __call__(self, targets: Targets, meta: list[ClipMeta], seed: int) -> User:
+    def __call__(self, targets: Targets, meta: list[ClipMeta], seed: int, batch_seed: int | None = None) -> User:
         return Pointer(targets, meta, seed)
 
     def evaluation(self, targets: Targets, meta: list[ClipMeta], seed: int) -> User:

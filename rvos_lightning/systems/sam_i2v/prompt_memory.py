@@ -70,7 +70,6 @@ class PromptMemory(Memory):
     """
 
     licence = "SAM-I2V, weights: Apache-2.0"
-    order_varies = True  # prompts and corrections decide how often which part runs; read by `sharding.hold_loose`
 
     def __init__(
         self,
