@@ -18,8 +18,17 @@ from safetensors.torch import load_file
 from rvos_lightning import consolidate
 
 SYSTEMS = sorted(path.stem for path in (ROOT / "configs").glob("*.yaml"))
-STRATEGIES = ["ddp", "fsdp2", "deepspeed2", "deepspeed3"]
-CORE = [("tiny", strategy) for strategy in STRATEGIES if strategy != "deepspeed2"]
+STRATEGIES = {  # name -> overlays in configs/trainer/
+    "ddp": ["ddp"],
+    "fsdp2": ["fsdp2"],
+    "deepspeed2": ["deepspeed2"],
+    "deepspeed3": ["deepspeed3"],
+    "deepspeed3_offload": ["deepspeed3_offload"],
+    "ddp-bf16": ["ddp", "bf16"],
+    "fsdp2-bf16": ["fsdp2", "bf16"],
+    "deepspeed3-bf16": ["deepspeed3", "bf16"],
+}
+CORE = [("tiny", strategy) for strategy in ("ddp", "fsdp2", "deepspeed3")]
 DEEP = ["--trainer.strategy.class_path", "cpu_deepspeed.CPUDeepSpeed"]
 FEW = [
     "--data", "rvos_lightning.data.MovingShapes", "--data.batch_size", "1", "--data.train_clips", "16",
@@ -66,7 +75,8 @@ def fit(system: str, strategy: str, folder: Path, *more: object, code: int = 0) 
         "--ckpt_path",
         "last",
     ]
-    configs = ["-c", f"configs/{system}.yaml", "-c", f"configs/trainer/{strategy}.yaml"]
+    configs = ["-c", f"configs/{system}.yaml"]
+    configs += [word for overlay in STRATEGIES[strategy] for word in ("-c", f"configs/trainer/{overlay}.yaml")]
     return run_apart("fit", *configs, *FEW, *flags, *more, code=code, limit=900, DS_ACCELERATOR="cpu")
 
 
@@ -88,7 +98,7 @@ def test_runs_resumes_converts(tmp_path, system, strategy, run, alone, monkeypat
     resumed = consolidated(tmp_path / "resumed")
     assert unbroken.keys() == resumed.keys()
     assert [key for key in unbroken if not torch.equal(unbroken[key], resumed[key])] == []
-    if system == "tiny":  # sharding changes where numbers live, not what they are
+    if system == "tiny" and "bf16" not in strategy:  # sharding changes where numbers live, not what they are
         apart = {key: float((value - unbroken[key]).abs().max()) for key, value in alone.items()}
         assert alone.keys() == unbroken.keys() and max(apart.values()) < 2e-6, apart
     weights = ["--model.weights", tmp_path / "resumed/weights.safetensors", "--trainer.devices", "1"]
