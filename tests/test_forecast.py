@@ -7,7 +7,14 @@ from rvos_lightning.forecast import Plan, tensors_in
 from rvos_lightning.forecast_memory import Cost, State, extrapolate, per_gpu
 
 SIZES = [(1, 6, 64), (4, 4, 96)]  # batch, frames, pixels
-SYSTEMS = {"samwise": (4, 4, 96), "sa2va": (4, 5, 96), "sam_i2v": (4, 4, 64), "sam_i2v_referring": (2, 4, 64)}
+SYSTEMS = {
+    "samwise": (4, 4, 96),
+    "sa2va": (4, 5, 96),
+    "sam_i2v": (4, 4, 64),
+    "sam_i2v_per_frame": (4, 4, 64),
+    "sam_i2v_referring": (2, 4, 64),
+    "sam_i2v_cmt": (2, 4, 64),
+}
 
 
 def plan(batch: int, length: int, size: int, system: str = "tiny") -> Plan:
