@@ -1,5 +1,6 @@
 """`LightningCLI` plus two named groups (`objectives`, `callbacks`), interpolation across files, and run folders."""
 
+import logging
 import os
 import re
 import sys
@@ -125,6 +126,9 @@ def run(args: Sequence[str] | None = None) -> RVOSCLI:
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     Parser.typed = list(sys.argv[1:] if args is None else args)
     inherited = os.environ.get("RVOS_RUN_DIR")
+    if any(word.startswith("--print_config") for word in Parser.typed):
+        # Imported where no GPU is (a login node), DeepSpeed warns on standard output, which here must be YAML alone.
+        logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno > logging.WARNING)
     try:
         return RVOSCLI(
             RVOSModule,

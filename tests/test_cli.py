@@ -31,6 +31,14 @@ def refused(run, capsys, *args) -> str:
     return text
 
 
+def test_printed_config_is_yaml_alone_where_libraries_chatter(root):
+    """In a process of its own: DeepSpeed warns once, when it is imported."""
+    overlays = ["-c", "configs/tiny.yaml", "-c", "configs/trainer/deepspeed3.yaml"]
+    command = [sys.executable, "-m", "rvos_lightning", "fit", *overlays, "--print_config"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=root)
+    assert yaml.safe_load(done.stdout)["trainer"]["strategy"]["init_args"]["stage"] == 3
+
+
 def test_help_is_quick():
     start = time.perf_counter()
     done = subprocess.run(
