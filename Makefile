@@ -1,6 +1,7 @@
 # Two commands from nothing: `make quickstart` trains and scores, `make test` runs the tests.
 PYTHON ?= python3
 VENV := .venv/bin/python
+JOBS ?= 2
 TYPED := rvos_lightning.parts,rvos_lightning.systems,rvos_lightning.metrics,rvos_lightning.network,rvos_lightning.inference,callbacks.masks,callbacks.point_masks,callbacks.cme,typecheck.check
 
 .PHONY: setup quickstart test test-types test-matrix slurm test-slurm lint bench
@@ -17,7 +18,7 @@ quickstart: setup
 	$(VENV) -m rvos_lightning fit -c configs/samwise.yaml
 
 test: setup
-	$(VENV) -m pytest
+	$(VENV) -m pytest -n $(JOBS) --dist loadfile
 
 # The shape annotations of parts, systems, metrics and losses enforced while their tests run.
 test-types: setup
