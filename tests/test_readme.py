@@ -3,6 +3,7 @@
 import re
 import shlex
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -38,12 +39,16 @@ def test_plain_commands_are_those_of_make():
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """The checkpoint that later commands of the README start from."""
-    folder = tmp_path_factory.mktemp("trained")
+    """`trained(system)`: the checkpoint that later commands of the README start from."""
     from rvos_lightning.cli import main
 
-    main(["fit", "-c", str(ROOT / "configs" / "samwise.yaml"), *FIT, "--trainer.default_root_dir", str(folder)])
-    return folder / "checkpoints" / "last.ckpt"
+    @cache
+    def of(system):
+        folder = tmp_path_factory.mktemp(system)
+        main(["fit", "-c", str(ROOT / f"configs/{system}.yaml"), *FIT, "--trainer.default_root_dir", str(folder)])
+        return folder / "checkpoints" / "last.ckpt"
+
+    return of
 
 
 @pytest.mark.parametrize("line", OURS, ids=lambda line: line.split("-m ")[1][:60])
@@ -54,7 +59,7 @@ def test_command_runs(line, run, trained, tmp_path, monkeypatch):
     if module != "rvos_lightning":
         run_module(module, words, tmp_path)
         return
-    words = [str(trained) if word.endswith("last.ckpt") else word for word in words]
+    words = [str(trained(Path(word).parts[1])) if word.endswith("last.ckpt") else word for word in words]
     if "--print_config" in words:
         with pytest.raises(SystemExit) as stop:
             run(*words)
