@@ -121,6 +121,7 @@ def test_a_mixture_is_examined_source_by_source(tmp_path, monkeypatch, capsys, r
     for name, partition in (("refcoco", "unc"), ("refcoco+", "unc"), ("refcocog", "umd")):
         refer.refcoco(tmp_path / "coco", name, partition, rename={"testA": "val", "testB": "test"})
     monkeypatch.setenv("RVOS_DATA", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "400")  # a long path must not wrap the words sought below
     configuration = str(root / "configs" / "data" / "refcoco_mix.yaml")
     assert main(["-c", configuration]) == 0
     assert "refcocog_umd train: 1 videos, 2 items" in capsys.readouterr().out
