@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv/bin/python
 JOBS ?= 2
-TYPED := rvos_lightning.parts,rvos_lightning.systems,rvos_lightning.metrics,rvos_lightning.network,rvos_lightning.inference,callbacks.masks,callbacks.point_masks,callbacks.cme,typecheck.check
+TYPED := rvos_lightning.parts,rvos_lightning.systems,rvos_lightning.metrics,rvos_lightning.core.network,rvos_lightning.core.inference,callbacks.masks,callbacks.point_masks,callbacks.cme,typecheck.check
 
 .PHONY: setup quickstart test test-types test-matrix slurm test-slurm lint bench
 
@@ -24,7 +24,7 @@ test: setup
 test-types: setup
 	$(VENV) -m pytest tests/parts tests/systems tests/metrics tests/callbacks tests/parity --jaxtyping-packages=$(TYPED)
 
-# Every system under every strategy on two processes: an hour.
+# Every system under every strategy on two processes: about two hours.
 test-matrix: setup
 	$(VENV) -m pytest tests/test_strategies.py -m "" -v
 
@@ -39,7 +39,7 @@ test-slurm: setup slurm
 lint: setup
 	$(VENV) -m ruff check .
 	$(VENV) -m ruff format --check .
-	$(VENV) -m mypy rvos_lightning/types.py rvos_lightning/seams.py rvos_lightning/network.py
+	$(VENV) -m mypy rvos_lightning/core/types.py rvos_lightning/core/seams.py rvos_lightning/core/network.py
 
 bench: setup
 	for file in tests/benchmarks/bench_*.py; do $(VENV) $$file || exit 1; done

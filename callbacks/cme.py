@@ -8,9 +8,9 @@ from jaxtyping import Bool, Float, Int
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from rvos_lightning.seams import Objective
+from rvos_lightning.core.seams import Objective
+from rvos_lightning.core.types import Batch, Prediction
 from rvos_lightning.systems.samwise.outputs import SwitchedPrediction
-from rvos_lightning.types import Batch, Prediction
 
 IGNORE = -1
 Areas = Bool[Tensor, "*frames h w"]

@@ -9,8 +9,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.nn import functional
 
-from rvos_lightning.seams import MaskSink
-from rvos_lightning.types import SegmentedWindow
+from rvos_lightning.core.seams import MaskSink
+from rvos_lightning.core.types import SegmentedWindow
 
 TRUTH = (0.1, 0.8, 0.2)
 PREDICTION = (0.95, 0.2, 0.15)

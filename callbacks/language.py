@@ -8,9 +8,9 @@ from jaxtyping import Float
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from rvos_lightning.seams import MaskSink, Objective
+from rvos_lightning.core.seams import MaskSink, Objective
+from rvos_lightning.core.types import Batch, Prediction, SegmentedWindow
 from rvos_lightning.systems.sa2va.outputs import SpokenPrompt
-from rvos_lightning.types import Batch, Prediction, SegmentedWindow
 
 
 class NextToken(Objective):

@@ -7,10 +7,10 @@ from typing import Any, Literal
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 
+from rvos_lightning.core.seams import MaskSink
+from rvos_lightning.core.types import SegmentedWindow
 from rvos_lightning.metrics.layouts import LayoutName, SubmissionError, expected_items
 from rvos_lightning.metrics.submission import MaskFolder
-from rvos_lightning.seams import MaskSink
-from rvos_lightning.types import SegmentedWindow
 
 
 class MaskWriter(MaskSink, BasePredictionWriter):

@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from rvos_lightning.core.seams import Objective
+from rvos_lightning.core.types import Batch, Prediction
 from rvos_lightning.parts.layers.resize import logits_like_targets
-from rvos_lightning.seams import Objective
-from rvos_lightning.types import Batch, Prediction
 
 Flat = Float[Tensor, "rows pixels"]
 

@@ -11,9 +11,9 @@ from jaxtyping import Bool, UInt8
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
+from rvos_lightning.core.seams import MaskSink
+from rvos_lightning.core.types import SegmentedWindow
 from rvos_lightning.metrics.layouts import voc_palette
-from rvos_lightning.seams import MaskSink
-from rvos_lightning.types import SegmentedWindow
 
 
 def palette() -> UInt8[Tensor, "256 3"]:

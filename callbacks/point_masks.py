@@ -5,9 +5,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from rvos_lightning.seams import Objective
+from rvos_lightning.core.seams import Objective
+from rvos_lightning.core.types import Batch, Prediction
 from rvos_lightning.systems.sa2va.outputs import SpokenPrompt, TrackedPrediction, Tracks
-from rvos_lightning.types import Batch, Prediction
 
 _SMALL = 1e-4 + 1.1920929e-07  # what the released loss adds to its averaging factor
 

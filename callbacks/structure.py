@@ -5,9 +5,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-from rvos_lightning.seams import Objective
+from rvos_lightning.core.seams import Objective
+from rvos_lightning.core.types import Batch, Prediction
 from rvos_lightning.systems.sam_i2v.outputs import DecoderStep, TrackedPrediction
-from rvos_lightning.types import Batch, Prediction
 
 
 class StructureLoss(Objective):

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from rvos_lightning.types import Batch
+from rvos_lightning.core.types import Batch
 
 
 class Throughput(Callback):

@@ -26,7 +26,7 @@ def run(tmp_path, monkeypatch):
     """`run("fit", "-c", "configs/tiny.yaml", ...)` calls the command line in process, writing into tmp_path."""
 
     def call(*args: object, folder: Path | None = None):
-        from rvos_lightning.cli import main
+        from rvos_lightning.run.cli import main
 
         words = [str(arg) for arg in args]
         target = folder or tmp_path / "run"

@@ -153,7 +153,7 @@ def test_parts_that_do_not_fit_are_named(run, capsys):
 def test_weights_of_another_system_are_refused(run, capsys, tmp_path):
     import torch
 
-    from rvos_lightning.weights import save
+    from rvos_lightning.parts.weights import save
 
     save({"somewhere.else": torch.zeros(3)}, tmp_path / "other.safetensors")
     args = ["fit", "-c", "configs/tiny.yaml", *QUICK, "--model.weights", tmp_path / "other.safetensors"]
@@ -162,7 +162,7 @@ def test_weights_of_another_system_are_refused(run, capsys, tmp_path):
 
 
 def test_no_network_unless_a_hub_id_is_named():
-    from rvos_lightning.rvos_cli import names_hub
+    from rvos_lightning.run.lightning_cli import names_hub
 
     assert names_hub("facebook/sam2-hiera-large")
     assert not names_hub("configs/tiny.yaml") and not names_hub("/a/b") and not names_hub("word")

@@ -64,7 +64,7 @@ def test_paper_recipe_builds_on_the_meta_device(path, run, capsys, tmp_path):
     model = {"network": without_files(config["model"]["network"])}
     from jsonargparse import ArgumentParser
 
-    from rvos_lightning.seams import Network
+    from rvos_lightning.core.seams import Network
 
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--network", type=Network)

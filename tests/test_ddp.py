@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rvos_lightning.weights import save
+from rvos_lightning.parts.weights import save
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "drills"))
 from launch import DDP, ROOT, SMALL, checkpoint, command, end, environment, run

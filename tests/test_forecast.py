@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from rvos_lightning.forecast import Plan, tensors_in
-from rvos_lightning.forecast_memory import Cost, State, extrapolate, per_gpu
+from rvos_lightning.run.forecast import Plan, tensors_in
+from rvos_lightning.run.forecast_memory import Cost, State, extrapolate, per_gpu
 
 SIZES = [(1, 6, 64), (4, 4, 96)]  # batch, frames, pixels
 SYSTEMS = {

@@ -11,17 +11,17 @@ FILES = sorted(path for package in PACKAGES for path in package.rglob("*.py"))
 SYSTEMS = sorted(path.name for path in (ROOT / "rvos_lightning" / "systems").iterdir() if path.is_dir())
 
 # layer -> first-party modules it may import (prefixes); every layer may import its own
+CORE = "rvos_lightning.core."
 ALLOWED = {
-    "types": (),
-    "seams": ("rvos_lightning.types",),
-    "weights": ("rvos_lightning.systems",),  # by name, at run time
-    "optim": (),
-    "parts": ("rvos_lightning.types", "rvos_lightning.seams", "rvos_lightning.weights"),
-    "network": ("rvos_lightning.types", "rvos_lightning.seams"),
-    "inference": ("rvos_lightning.types", "rvos_lightning.seams", "rvos_lightning.parts.layers"),
-    "module": tuple(f"rvos_lightning.{n}" for n in ("types", "seams", "inference", "optim", "weights", "sharding")),
-    "data": ("rvos_lightning.types",),
-    "metrics": ("rvos_lightning.types", "rvos_lightning.data.reader"),
+    "core.types": (),
+    "core.seams": (CORE + "types",),
+    "core.optim": (),
+    "core.network": (CORE + "types", CORE + "seams"),
+    "core.inference": (CORE + "types", CORE + "seams", "rvos_lightning.parts.layers"),
+    "core.module": (CORE, "rvos_lightning.parts.weights", "rvos_lightning.run.sharding"),
+    "parts": (CORE + "types", CORE + "seams", "rvos_lightning.systems"),  # official maps by name, at run time
+    "data": (CORE + "types",),
+    "metrics": (CORE + "types", "rvos_lightning.data.reader"),
 }
 
 
@@ -31,6 +31,8 @@ def layer_of(path: Path) -> str:
         return "callbacks"
     if len(parts) > 2 and parts[1] == "systems":
         return f"systems.{parts[2]}"
+    if len(parts) > 2 and parts[1] == "core":
+        return f"core.{parts[2]}"
     return parts[1] if len(parts) > 1 else "package"
 
 
@@ -47,11 +49,11 @@ def imported(path: Path) -> set[str]:
 def allowed(layer: str, name: str) -> bool:
     if layer.startswith("systems."):
         own = f"rvos_lightning.{layer}"
-        shared = ("types", "seams", "parts", "weights", "network", "data.reader", "data.moving_shapes")
+        shared = ("core.types", "core.seams", "core.network", "parts", "data.reader", "data.shapes.moving_shapes")
         return name.startswith((own, *(f"rvos_lightning.{n}" for n in shared)))
     if layer == "callbacks":
         system = name.split(".")[2:3] if name.startswith("rvos_lightning.systems.") else []
-        return not name.startswith(("rvos_lightning.cli", "rvos_lightning.rvos_cli")) and (
+        return not name.startswith(("rvos_lightning.run.cli", "rvos_lightning.run.lightning_cli")) and (
             not system or name.endswith(".outputs")
         )
     if layer in ALLOWED:
@@ -90,7 +92,6 @@ def test_nothing_heavy_is_imported_by_the_front_door():
     import subprocess
     import sys
 
-    code = (
-        "import sys, rvos_lightning.cli; print(any(m in sys.modules for m in ('torch', 'lightning', 'jsonargparse')))"
-    )
+    heavy = ("torch", "lightning", "jsonargparse")
+    code = f"import sys, rvos_lightning.run.cli; print(any(m in sys.modules for m in {heavy}))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"

@@ -5,9 +5,9 @@ import weakref
 import pytest
 import torch
 
-from rvos_lightning.inference import segment, segment_video
-from rvos_lightning.seams import Network
-from rvos_lightning.types import Batch, Clip, ClipMeta, LazyTensor, Prediction, State
+from rvos_lightning.core.inference import segment, segment_video
+from rvos_lightning.core.seams import Network
+from rvos_lightning.core.types import Batch, Clip, ClipMeta, LazyTensor, Prediction, State
 
 
 class Counting(LazyTensor):

@@ -7,10 +7,10 @@ import torch
 from lightning.pytorch import Trainer
 from torch import nn
 
-from rvos_lightning.module import NonFiniteLoss, RVOSModule, complete, start_from
-from rvos_lightning.seams import Network, Objective
-from rvos_lightning.types import Batch, Clip, ClipMeta, Prediction, Targets
-from rvos_lightning.weights import WeightsError, freeze, mark_reproducible, save
+from rvos_lightning.core.module import NonFiniteLoss, RVOSModule, complete, start_from
+from rvos_lightning.core.seams import Network, Objective
+from rvos_lightning.core.types import Batch, Clip, ClipMeta, Prediction, Targets
+from rvos_lightning.parts.weights import WeightsError, freeze, mark_reproducible, save
 
 
 class Line(Network):

@@ -40,7 +40,7 @@ def test_plain_commands_are_those_of_make():
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """`trained(system)`: the checkpoint that later commands of the README start from."""
-    from rvos_lightning.cli import main
+    from rvos_lightning.run.cli import main
 
     @cache
     def of(system):

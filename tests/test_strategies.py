@@ -15,7 +15,7 @@ from launch import ROOT, environment
 from launch import run as run_apart
 from safetensors.torch import load_file
 
-from rvos_lightning import consolidate
+from rvos_lightning.run import consolidate
 
 SYSTEMS = sorted(path.stem for path in (ROOT / "configs").glob("*.yaml"))
 STRATEGIES = {  # name -> overlays in configs/trainer/
@@ -64,7 +64,7 @@ def alone(tmp_path_factory) -> dict[str, torch.Tensor]:
     return consolidated(folder)
 
 
-def fit(system: str, strategy: str, folder: Path, *more: object, code: int = 0) -> str:
+def fit(system: str, strategy: str, folder: Path, *more: object) -> str:
     """Go on where the folder's checkpoint is, if there is one."""
     chosen = [*(DEEP if strategy.startswith("deepspeed") else []), "--trainer.strategy.process_group_backend", "gloo"]
     flags = [
@@ -77,7 +77,7 @@ def fit(system: str, strategy: str, folder: Path, *more: object, code: int = 0) 
     ]
     configs = ["-c", f"configs/{system}.yaml"]
     configs += [word for overlay in STRATEGIES[strategy] for word in ("-c", f"configs/trainer/{overlay}.yaml")]
-    return run_apart("fit", *configs, *FEW, *flags, *more, code=code, limit=900, DS_ACCELERATOR="cpu")
+    return run_apart("fit", *configs, *FEW, *flags, *more, limit=900, DS_ACCELERATOR="cpu")
 
 
 def consolidated(folder: Path) -> dict[str, torch.Tensor]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from launch import SMALL, environment
 
-from rvos_lightning.sweep import expand, main
+from rvos_lightning.run.sweep import expand, main
 
 TINY = ["-c", "configs/tiny.yaml", *SMALL, "--model.scheduler.warmup", "1", "--trainer.max_steps", "2"]
 ONE_EPOCH = ["--data.train_clips", "2"]  # a validation at its end

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from rvos_lightning.data.clips import EvaluationBatches, TrainClips
+from rvos_lightning.core.types import Batch
+from rvos_lightning.data.clips.clips import EvaluationBatches, TrainClips
+from rvos_lightning.data.clips.sampler import Draw, ResumableLoader, rank_and_world
+from rvos_lightning.data.clips.transforms import ClipSample
 from rvos_lightning.data.module import Split, VideoDataModule
 from rvos_lightning.data.reader import DataError, Reader
-from rvos_lightning.data.sampler import Draw, ResumableLoader, rank_and_world
-from rvos_lightning.data.transforms import ClipSample
-from rvos_lightning.types import Batch
 
 
 class MixedClips(Dataset):
@@ -61,9 +61,7 @@ class MixedClips(Dataset):
         which, sample = self._plan(draw.epoch)
         clips = self.clips[which[draw.index]]
         # The round number makes the clip of a sample drawn twice in an epoch another one.
-        made = clips[Draw(draw.epoch, int(sample[draw.index]) + len(clips) * draw.index, draw.batch)]
-        made.batch_seed = (self.seed, draw.epoch, draw.batch)  # sources have seeds of their own
-        return made
+        return clips[Draw(draw.epoch, int(sample[draw.index]) + len(clips) * draw.index, draw.batch_seed)]
 
 
 class Several(Dataset):

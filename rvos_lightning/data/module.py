@@ -7,14 +7,20 @@ from typing import Any, Literal
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import Dataset
 
-from rvos_lightning.data.clips import EvaluationBatches, Framing, TrainClips, Units, plan_evaluation
-from rvos_lightning.data.collate import Collate
+from rvos_lightning.data.clips.clips import EvaluationBatches, Framing, TrainClips, Units, plan_evaluation
+from rvos_lightning.data.clips.collate import Collate
+from rvos_lightning.data.clips.sampler import (
+    DrawSampler,
+    EvaluationLoader,
+    PredictionLoader,
+    ResumableLoader,
+    ShareSampler,
+)
+from rvos_lightning.data.clips.sampling import ClipSampling, Contiguous
+from rvos_lightning.data.clips.shuffled import ShuffledExpressions
+from rvos_lightning.data.clips.transforms import Augmentation, Resize
+from rvos_lightning.data.clips.users import UserFactory
 from rvos_lightning.data.reader import DataError, Reader
-from rvos_lightning.data.sampler import DrawSampler, EvaluationLoader, PredictionLoader, ResumableLoader, ShareSampler
-from rvos_lightning.data.sampling import ClipSampling, Contiguous
-from rvos_lightning.data.shuffled import ShuffledExpressions
-from rvos_lightning.data.transforms import Augmentation, Resize
-from rvos_lightning.data.users import UserFactory
 
 Split = Literal["train", "val", "test", "predict"]
 

@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from rvos_lightning.core.types import ClipMeta, Targets
 from rvos_lightning.metrics.objects import ObjectRows, grouped
 from rvos_lightning.metrics.region_boundary import frame_counts
 from rvos_lightning.metrics.rows import Scores, Unit, by_subset, mean
-from rvos_lightning.types import ClipMeta, Targets
 
 MAX_PROPOSALS = 20
 BACKGROUND = 0.1

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from rvos_lightning.core.types import ClipMeta, Targets
 from rvos_lightning.metrics.average_precision import mask_ap
 from rvos_lightning.metrics.overlap import (
     THRESHOLDS,
@@ -20,7 +21,6 @@ from rvos_lightning.metrics.overlap import (
 )
 from rvos_lightning.metrics.region_boundary import COUNTS
 from rvos_lightning.metrics.rows import FrameRows, Unit, mean, pick
-from rvos_lightning.types import ClipMeta, Targets
 
 EXTRA = ("no_target", "score_bits")
 CANDIDATES = 1 << 10

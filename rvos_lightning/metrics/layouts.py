@@ -8,8 +8,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import UInt8
 
+from rvos_lightning.core.types import ClipMeta
 from rvos_lightning.data.reader import Reader
-from rvos_lightning.types import ClipMeta
 
 LayoutName = Literal[
     "mevis", "revos", "long_rvos", "ref_youtube_vos", "ref_davis", "davis", "mose", "youtube_vos", "sav"

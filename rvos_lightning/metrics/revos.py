@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
+from rvos_lightning.core.types import Targets
 from rvos_lightning.metrics.region_boundary import COUNTS
 from rvos_lightning.metrics.rows import FrameRows, Unit, mean, pick
-from rvos_lightning.types import Targets
 
 KINDS = ("referring", "reasoning")
 TYPES = {0: "referring", 1: "reasoning", 2: "no_target"}

@@ -19,8 +19,8 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from rvos_lightning.core.types import ClipMeta, Targets
 from rvos_lightning.metrics.region_boundary import COUNTS, boundary_measure, frame_counts, region_similarity
-from rvos_lightning.types import ClipMeta, Targets
 
 Scores = dict[str, Float64[Tensor, ""]]
 

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, UInt8
 from torch import Tensor
 
+from rvos_lightning.core.types import ClipMeta
 from rvos_lightning.metrics.layouts import (
     Layout,
     SubmissionError,
@@ -22,7 +23,6 @@ from rvos_lightning.metrics.layouts import (
     layout_of,
     voc_palette,
 )
-from rvos_lightning.types import ClipMeta
 
 HEADER = struct.Struct(">8s4x4sIIBB")  # PNG signature, IHDR, width, height, depth, colour type
 GREY, PALETTE = 0, 3

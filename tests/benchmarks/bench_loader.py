@@ -25,7 +25,7 @@ import torch
 from PIL import Image
 from pycocotools import mask as library
 
-from rvos_lightning.data.mevis import MeViSReader
+from rvos_lightning.data.readers.mevis import MeViSReader
 
 LENGTH = 8
 PICTURE = Path(__file__).parents[1] / "data" / "samples" / "judo" / "JPEGImages" / "480p" / "judo" / "00005.jpg"

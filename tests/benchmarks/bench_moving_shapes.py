@@ -5,7 +5,7 @@ import time
 import torch
 
 from rvos_lightning.data import MovingShapes
-from rvos_lightning.data.sampler import Draw
+from rvos_lightning.data.clips.sampler import Draw
 
 REQUIRED = 150  # clips/s on one core at 96 px, 8 frames
 

@@ -16,14 +16,14 @@ from dataclasses import replace
 
 import torch
 
-from rvos_lightning.inference import segment_video
-from rvos_lightning.network import PromptedSegmenter
+from rvos_lightning.core.inference import segment_video
+from rvos_lightning.core.network import PromptedSegmenter
+from rvos_lightning.core.types import Batch, Clip, ClipMeta
 from rvos_lightning.systems.sa2va.language_memory import LanguageMemory, NothingToAdd
 from rvos_lightning.systems.sa2va.mllm import Answer
 from rvos_lightning.systems.sa2va.mllm_prompter import MLLMPrompter
 from rvos_lightning.systems.sa2va.sizes import LanguageSize, MLLMSize, VisionSize
 from rvos_lightning.systems.sa2va.two_decoders import TwoDecoderSam2
-from rvos_lightning.types import Batch, Clip, ClipMeta
 
 COLOURS = ("red", "blue", "green", "white", "yellow", "purple", "orange", "cyan")
 

@@ -28,17 +28,17 @@ sys.path.insert(0, str(ROOT))
 
 from callbacks import structure  # noqa: E402
 from callbacks.structure import StructureLoss  # noqa: E402
+from rvos_lightning.core.network import PromptedSegmenter  # noqa: E402
+from rvos_lightning.core.seams import Segmenter  # noqa: E402
+from rvos_lightning.core.types import Batch, Clip, ClipMeta, Features, Targets, User, UserPrompt  # noqa: E402
 from rvos_lightning.data import SimulatedUser  # noqa: E402
-from rvos_lightning.network import PromptedSegmenter  # noqa: E402
 from rvos_lightning.parts.prompters.user import UserPrompter  # noqa: E402
 from rvos_lightning.parts.segmenters.sam import Sam  # noqa: E402
 from rvos_lightning.parts.segmenters.sam_encoders import normalise  # noqa: E402
-from rvos_lightning.seams import Segmenter  # noqa: E402
 from rvos_lightning.systems.sam_i2v.memory_selector import MemorySelector, Reading  # noqa: E402
 from rvos_lightning.systems.sam_i2v.outputs import DecoderStep  # noqa: E402
 from rvos_lightning.systems.sam_i2v.prompt_memory import PromptMemory  # noqa: E402
 from rvos_lightning.systems.sam_i2v.temporal_integrator import TemporalIntegrator, clip_slots  # noqa: E402
-from rvos_lightning.types import Batch, Clip, ClipMeta, Features, Targets, User, UserPrompt  # noqa: E402
 
 
 def build(variant: str, image_size: int) -> PromptedSegmenter:

@@ -25,7 +25,8 @@ sys.path.insert(0, str(ROOT))
 
 from callbacks.cme import CMESupervision  # noqa: E402
 from callbacks.masks import DiceFocal  # noqa: E402
-from rvos_lightning.network import PromptedSegmenter  # noqa: E402
+from rvos_lightning.core.network import PromptedSegmenter  # noqa: E402
+from rvos_lightning.core.types import Batch, Clip, ClipMeta, Features, Prediction, Targets  # noqa: E402
 from rvos_lightning.parts.memories.sam2_memory import frame_of  # noqa: E402
 from rvos_lightning.parts.segmenters.sam2 import Sam2  # noqa: E402
 from rvos_lightning.parts.text.roberta import Roberta, TextSize  # noqa: E402
@@ -35,7 +36,6 @@ from rvos_lightning.systems.samwise.conditional_memory import ConditionalMemory,
 from rvos_lightning.systems.samwise.cross_modal_temporal import CrossModalTemporal  # noqa: E402
 from rvos_lightning.systems.samwise.motion_prompter import MotionPrompter  # noqa: E402
 from rvos_lightning.systems.samwise.outputs import SwitchedPrediction  # noqa: E402
-from rvos_lightning.types import Batch, Clip, ClipMeta, Features, Prediction, Targets  # noqa: E402
 
 WORDS = ("the dog that runs to the left", "a bird", "the second car from the right turning", "person in red")
 

@@ -8,7 +8,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 import bench_loader
 
-from rvos_lightning.data.mevis import MeViSReader
+from rvos_lightning.data.readers.mevis import MeViSReader
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools 2.0.11

@@ -8,8 +8,8 @@ import torch.multiprocessing as mp
 from lightning.pytorch import LightningModule, Trainer
 
 from callbacks.cme import IGNORE, CMESupervision, paper_labels, released_labels
+from rvos_lightning.core.types import Batch, Clip, ClipMeta, Prediction
 from rvos_lightning.systems.samwise.outputs import SwitchedPrediction
-from rvos_lightning.types import Batch, Clip, ClipMeta, Prediction
 
 META = ClipMeta("0", "0", ("0",), (40, 40), (40, 40))
 BATCH = Batch(Clip(torch.zeros(1, 1, 3, 40, 40), torch.zeros(1, dtype=torch.long), ["a"], [META]))  # never looked at

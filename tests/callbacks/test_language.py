@@ -9,8 +9,8 @@ import torch.nn.functional as F
 
 from callbacks.language import NextToken, SegRate
 from callbacks.point_masks import PointMasks, at_points, point_losses, uncertain_points
+from rvos_lightning.core.types import Batch, Clip, ClipMeta, Prediction, Prompt, SegmentedWindow, Targets
 from rvos_lightning.systems.sa2va.outputs import SpokenPrompt, TrackedPrediction, Tracks
-from rvos_lightning.types import Batch, Clip, ClipMeta, Prediction, Prompt, SegmentedWindow, Targets
 
 
 def spoken(logits, labels, said=None):

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from callbacks import MaskWriter
+from rvos_lightning.core.types import Clip, Prediction, SegmentedWindow
 from rvos_lightning.metrics.layouts import SubmissionError, expected_items
 from rvos_lightning.metrics.submission import check_zip
-from rvos_lightning.types import Clip, Prediction, SegmentedWindow
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "metrics"))
 

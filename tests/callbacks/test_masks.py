@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from callbacks.masks import DiceFocal, Presence, dice_loss, focal_loss
-from rvos_lightning.types import Batch, Clip, ClipMeta, Prediction, Targets
+from rvos_lightning.core.types import Batch, Clip, ClipMeta, Prediction, Targets
 
 
 def made(batch=2, time=3, size=(12, 20), targets=(12, 20), picture=None, seed=0):

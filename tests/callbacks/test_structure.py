@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from callbacks.structure import StructureLoss, iou_error, pixel_weights, structure_loss
+from rvos_lightning.core.types import Prediction, Targets
 from rvos_lightning.systems.sam_i2v.outputs import DecoderStep, TrackedPrediction
-from rvos_lightning.types import Prediction, Targets
 from tests.parity.sam_i2v_rule import Recording, ellipse, given, recordings
 
 LOSSES = ("loss_mask", "loss_iou", "loss_class", "core_loss")

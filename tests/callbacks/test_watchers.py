@@ -14,8 +14,8 @@ from callbacks.film_strip import FilmStrip, caption_line, tint
 from callbacks.overlay import Film, Overlay, VideoOutput, palette
 from callbacks.scores import score_line
 from callbacks.start_table import licences
+from rvos_lightning.core.types import Clip, ClipMeta, Prediction, SegmentedWindow, Targets
 from rvos_lightning.data.reader import Item, Reader, Video
-from rvos_lightning.types import Clip, ClipMeta, Prediction, SegmentedWindow, Targets
 
 
 class Noise(Reader):

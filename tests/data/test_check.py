@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from layouts import make_scene, promptable, referring, write_json, write_palette, write_picture
 
-from rvos_lightning.data.check import main
+from rvos_lightning.run.check import main
 
 
 @pytest.fixture
@@ -55,8 +55,8 @@ def test_every_gap_says_what_it_blocks(tmp_path, check):
 
 
 def test_a_reader_refuses_in_the_same_words(tmp_path, check):
-    from rvos_lightning.data.mevis import MeViSReader
     from rvos_lightning.data.problems import Refused
+    from rvos_lightning.data.readers.mevis import MeViSReader
 
     mevis(tmp_path)
     (tmp_path / "data" / "valid_u" / "mask_dict.json").unlink()

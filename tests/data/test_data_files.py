@@ -12,15 +12,16 @@ from layouts import encode, make_scene, write_json
 from layouts import referring as layouts
 from pycocotools import mask as library
 
-from rvos_lightning.data import annotation_files, rle_store
-from rvos_lightning.data.annotation_files import JsonStream, read_json, safe_path
-from rvos_lightning.data.file_tree import Folder, Zip, open_tree
-from rvos_lightning.data.image_files import decode_rgb
-from rvos_lightning.data.mevis import MeViSReader
-from rvos_lightning.data.packed import Packed
 from rvos_lightning.data.reader import DataError, Item, Video
-from rvos_lightning.data.rle import compressed, measure, polygons, union_into
-from rvos_lightning.data.rle_store import RleStore, Track, stored, write_store
+from rvos_lightning.data.readers import annotation_files
+from rvos_lightning.data.readers.annotation_files import JsonStream, read_json, safe_path
+from rvos_lightning.data.readers.mevis import MeViSReader
+from rvos_lightning.data.sources import rle_store
+from rvos_lightning.data.sources.file_tree import Folder, Zip, open_tree
+from rvos_lightning.data.sources.image_files import decode_rgb
+from rvos_lightning.data.sources.packed import Packed
+from rvos_lightning.data.sources.rle import compressed, measure, polygons, union_into
+from rvos_lightning.data.sources.rle_store import RleStore, Track, stored, write_store
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools 2.0.11
 

@@ -8,7 +8,7 @@ import yaml
 from layouts import make_scene, promptable, refer, referring
 
 import rvos_lightning.data as data
-from rvos_lightning.types import Batch
+from rvos_lightning.core.types import Batch
 
 
 def sav(root, scene):

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from rvos_lightning import data
-from rvos_lightning.data.export import (
+from rvos_lightning.data.reader import Reader
+from rvos_lightning.data.shapes.export import (
     ALL_VISIBLE,
     ANY_TARGET,
     LAYOUTS,
@@ -17,7 +18,6 @@ from rvos_lightning.data.export import (
     main,
     palette,
 )
-from rvos_lightning.data.reader import Reader
 
 SOURCE = Source(videos=2, size=32, frames=5)
 

@@ -4,7 +4,7 @@ import pytest
 
 import rvos_lightning.data as data
 
-export = pytest.importorskip("rvos_lightning.data.export")
+export = pytest.importorskip("rvos_lightning.data.shapes.export")
 
 READ = {
     "davis": "DAVIS",

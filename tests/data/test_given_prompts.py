@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+from rvos_lightning.core.types import Clip
 from rvos_lightning.data import VideoFiles
 from rvos_lightning.data.reader import DataError
-from rvos_lightning.types import Clip
 
 CLICK = {"object": "dog", "frame": 0, "clicks": [[8, 6]]}
 

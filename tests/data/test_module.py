@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from rvos_lightning.core.types import ClipMeta, LazyTensor, Targets, User
 from rvos_lightning.data import Mixture, MovingShapes
-from rvos_lightning.data.clips import Units
+from rvos_lightning.data.clips.clips import Units
+from rvos_lightning.data.clips.sampler import Draw
+from rvos_lightning.data.clips.sampling import RandomDistinct, UniformWithOffset
+from rvos_lightning.data.clips.users import UserFactory
 from rvos_lightning.data.module import VideoDataModule
 from rvos_lightning.data.reader import DataError, Item, Reader, Video
-from rvos_lightning.data.sampler import Draw
-from rvos_lightning.data.sampling import RandomDistinct, UniformWithOffset
-from rvos_lightning.data.users import UserFactory
-from rvos_lightning.types import ClipMeta, LazyTensor, Targets, User
 
 
 class Walls(Reader):

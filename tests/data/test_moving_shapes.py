@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from rvos_lightning.data import MovingShapes
-from rvos_lightning.data.moving_shapes import VOCABULARY, ShapesReader, split_of
 from rvos_lightning.data.reader import DataError
-from rvos_lightning.data.shapes_grammar import Query, matches, resolve, word
-from rvos_lightning.data.shapes_kinds import MAKERS, PRESETS
-from rvos_lightning.data.shapes_scene import COLOURS, DIRECTIONS, Motion, Scene, Thing
+from rvos_lightning.data.shapes.grammar import Query, matches, resolve, word
+from rvos_lightning.data.shapes.kinds import MAKERS, PRESETS
+from rvos_lightning.data.shapes.moving_shapes import VOCABULARY, ShapesReader, split_of
+from rvos_lightning.data.shapes.scene import COLOURS, DIRECTIONS, Motion, Scene, Thing
 
 
 def reader(split: str = "train", difficulty: str = "easy", kind: str | None = None, **kwargs: int) -> ShapesReader:

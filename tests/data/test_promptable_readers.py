@@ -10,16 +10,16 @@ from layouts import promptable as layouts
 from layouts.referring import davis_tree
 from layouts.scene import Scene
 
-from rvos_lightning.data.davis import DAVISReader
-from rvos_lightning.data.esd import ESDReader
-from rvos_lightning.data.lvvis import LVVISReader
-from rvos_lightning.data.mose import MOSEReader
 from rvos_lightning.data.problems import Refused
-from rvos_lightning.data.pumavos import PUMaVOSReader
 from rvos_lightning.data.reader import DataError
-from rvos_lightning.data.sa1b import SA1BReader
-from rvos_lightning.data.sav import SAVReader, SAVTrainReader
-from rvos_lightning.data.youtube_vos import YouTubeVOSReader
+from rvos_lightning.data.readers.davis import DAVISReader
+from rvos_lightning.data.readers.esd import ESDReader
+from rvos_lightning.data.readers.lvvis import LVVISReader
+from rvos_lightning.data.readers.mose import MOSEReader
+from rvos_lightning.data.readers.pumavos import PUMaVOSReader
+from rvos_lightning.data.readers.sa1b import SA1BReader
+from rvos_lightning.data.readers.sav import SAVReader, SAVTrainReader
+from rvos_lightning.data.readers.youtube_vos import YouTubeVOSReader
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools 2.0.11
 SAMPLES = Path(__file__).parent / "samples"
@@ -97,7 +97,7 @@ def test_the_label_index_is_kept_and_renewed(tmp_path, monkeypatch):
     scene = make_scene(("one",))
     layouts.mose(tmp_path, scene)
     assert len(MOSEReader(tmp_path, "train").items) == 2
-    from rvos_lightning.data import label_index
+    from rvos_lightning.data.readers import label_index
 
     def fail(*_):
         raise AssertionError("masks are read again")

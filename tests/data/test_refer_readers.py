@@ -9,12 +9,12 @@ import pytest
 from layouts import refer as layouts
 from layouts import write_json
 
-from rvos_lightning.data.grefcoco import GRefCOCOReader
 from rvos_lightning.data.problems import Refused
 from rvos_lightning.data.reader import DataError
-from rvos_lightning.data.ref_zom import RefZOMReader
-from rvos_lightning.data.refcoco import RefCOCOReader
-from rvos_lightning.data.refer_pickle import Refusal, read_plain_pickle
+from rvos_lightning.data.readers.grefcoco import GRefCOCOReader
+from rvos_lightning.data.readers.ref_zom import RefZOMReader
+from rvos_lightning.data.readers.refcoco import RefCOCOReader
+from rvos_lightning.data.readers.refer_pickle import Refusal, read_plain_pickle
 
 
 def mask(reader, item):
@@ -220,7 +220,7 @@ def test_converted_references_are_reused(tmp_path, monkeypatch):
     RefCOCOReader(tmp_path, "train")
     kept = list((tmp_path / "refcoco" / ".rvos_lightning").glob("refs(unc)*.json"))
     assert len(kept) == 1 and json.loads(kept[0].read_text())["source"] == "refs(unc).p"
-    from rvos_lightning.data import refer_pickle
+    from rvos_lightning.data.readers import refer_pickle
 
     monkeypatch.setattr(refer_pickle, "read_plain_pickle", None)
     assert len(RefCOCOReader(tmp_path, "train").items) == 2

@@ -8,14 +8,14 @@ import torch
 from layouts import make_scene, write_json
 from layouts import referring as layouts
 
-from rvos_lightning.data.a2d import A2DReader
-from rvos_lightning.data.jhmdb import JHMDBReader
-from rvos_lightning.data.mevis import MeViSReader
 from rvos_lightning.data.problems import Refused
 from rvos_lightning.data.reader import DataError
-from rvos_lightning.data.ref_davis import RefDAVISReader
-from rvos_lightning.data.ref_youtube_vos import RefYouTubeVOSReader
-from rvos_lightning.data.revos import ReVOSReader
+from rvos_lightning.data.readers.a2d import A2DReader
+from rvos_lightning.data.readers.jhmdb import JHMDBReader
+from rvos_lightning.data.readers.mevis import MeViSReader
+from rvos_lightning.data.readers.ref_davis import RefDAVISReader
+from rvos_lightning.data.readers.ref_youtube_vos import RefYouTubeVOSReader
+from rvos_lightning.data.readers.revos import ReVOSReader
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools 2.0.11
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.utils.data import DistributedSampler
 
-from rvos_lightning.data import sampler as sampler_module
-from rvos_lightning.data.sampler import DrawSampler, EvaluationLoader, ResumableLoader, ShareSampler
+from rvos_lightning.data.clips import sampler as sampler_module
+from rvos_lightning.data.clips.sampler import DrawSampler, EvaluationLoader, ResumableLoader, ShareSampler
 
 sys.path.insert(0, str(Path(__file__).parent))
 import toy_run  # noqa: E402

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rvos_lightning.data.sampling import (
+from rvos_lightning.data.clips.sampling import (
     AroundReference,
     ClipSampling,
     Contiguous,

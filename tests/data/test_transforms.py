@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from rvos_lightning.data.pseudo_video import PseudoVideo
-from rvos_lightning.data.transforms import (
+from rvos_lightning.core.types import ClipMeta
+from rvos_lightning.data.clips.pseudo_video import PseudoVideo
+from rvos_lightning.data.clips.transforms import (
     Affine,
     Augmentation,
     ClipSample,
@@ -19,7 +20,6 @@ from rvos_lightning.data.transforms import (
     mirror_words,
     resize_masks,
 )
-from rvos_lightning.types import ClipMeta
 
 
 def clip(*texts: str | None, time: int = 3, still: bool = False) -> ClipSample:

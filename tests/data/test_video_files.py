@@ -12,7 +12,7 @@ from PIL import Image
 
 from rvos_lightning.data import ClipWithMasks, MovingShapes, VideoFiles
 from rvos_lightning.data.reader import DataError
-from rvos_lightning.data.video_files import VideoFootage, open_footage
+from rvos_lightning.data.sources.video_files import VideoFootage, open_footage
 
 HORSE = Path(__file__).parent / "horsejump"
 

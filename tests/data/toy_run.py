@@ -15,9 +15,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
 
-from rvos_lightning.data.moving_shapes import MovingShapes
-from rvos_lightning.data.transforms import Augmentation, ClipSample
-from rvos_lightning.types import Batch
+from rvos_lightning.core.types import Batch
+from rvos_lightning.data.clips.transforms import Augmentation, ClipSample
+from rvos_lightning.data.shapes.moving_shapes import MovingShapes
 
 
 class Noise(Augmentation):

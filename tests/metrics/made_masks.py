@@ -2,7 +2,7 @@
 
 import torch
 
-from rvos_lightning.types import ClipMeta, Targets
+from rvos_lightning.core.types import ClipMeta, Targets
 
 
 def video(name, items, time, size=(24, 40), seed=0, source="made", hidden=(), **groups):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from made_masks import chosen, cut, video
 
+from rvos_lightning.core.types import Targets
 from rvos_lightning.metrics import (
     A2D,
     SAV,
@@ -22,7 +23,6 @@ from rvos_lightning.metrics import (
 )
 from rvos_lightning.metrics.assigned import merge_objects
 from rvos_lightning.metrics.region_boundary import j_and_f
-from rvos_lightning.types import Targets
 
 
 def test_mevis_v2_accuracies():

@@ -9,8 +9,8 @@ from made_reader import MadeReader
 
 from rvos_lightning import metrics
 from rvos_lightning.metrics.layouts import SubmissionError, expected_items
-from rvos_lightning.metrics.score import USUAL, Options, main, score
 from rvos_lightning.metrics.submission import MaskFolder
+from rvos_lightning.run.score import USUAL, Options, main, score
 
 
 def write(root, name, **kwargs):

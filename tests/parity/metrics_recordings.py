@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from rvos_lightning.core.types import ClipMeta, Targets
 from rvos_lightning.metrics.rows import FullTargets
-from rvos_lightning.types import ClipMeta, Targets
 
 LOCAL = Path(__file__).parents[1] / "golden"
 FOLDER = Path(os.environ.get("RVOS_GOLDEN", LOCAL)) / "metrics"

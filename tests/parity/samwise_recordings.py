@@ -15,16 +15,16 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from rvos_lightning.network import PromptedSegmenter
+from rvos_lightning.core.network import PromptedSegmenter
+from rvos_lightning.core.types import Clip, ClipMeta
 from rvos_lightning.parts.segmenters.sam2 import Sam2
 from rvos_lightning.parts.text.roberta import Roberta, TextSize
 from rvos_lightning.parts.text.tokenizers import Tokenizer
+from rvos_lightning.parts.weights import convert
 from rvos_lightning.systems.samwise.cmt_adapter import CMTAdapter
 from rvos_lightning.systems.samwise.conditional_memory import ConditionalMemory
 from rvos_lightning.systems.samwise.motion_prompter import MotionPrompter
 from rvos_lightning.systems.samwise.official import KEY_MAP, to_official
-from rvos_lightning.types import Clip, ClipMeta
-from rvos_lightning.weights import convert
 
 FOLDER = Path(os.environ.get("RVOS_GOLDEN", Path(__file__).parents[1] / "golden")) / "samwise"
 VARIANTS = {"tiny": "hiera_t", "small": "hiera_s", "base": "hiera_b+", "large": "hiera_l"}

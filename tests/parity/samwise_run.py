@@ -6,8 +6,8 @@ from dataclasses import replace
 import torch
 from samwise_recordings import clip_of
 
-from rvos_lightning.network import PromptedSegmenter
-from rvos_lightning.types import Clip
+from rvos_lightning.core.network import PromptedSegmenter
+from rvos_lightning.core.types import Clip
 
 
 class Watched:

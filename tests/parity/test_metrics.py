@@ -501,7 +501,7 @@ def a2d_and_single(name, expected, samples):
 
 
 def targets(truth):
-    from rvos_lightning.types import Targets
+    from rvos_lightning.core.types import Targets
 
     return Targets(truth, torch.ones(truth.shape[:2], dtype=torch.bool))
 

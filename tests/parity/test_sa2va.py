@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 
 from callbacks import point_masks
+from rvos_lightning.core.types import ClipMeta
 from rvos_lightning.metrics.overlap import overlap_counts, ratio
 from rvos_lightning.metrics.region_boundary import boundary_radius, j_and_f
 from rvos_lightning.metrics.revos import ReVOS
 from rvos_lightning.metrics.rows import FullTargets
 from rvos_lightning.systems.sa2va import conversation, frames, tiling
-from rvos_lightning.types import ClipMeta
 from tests.parity import sa2va_rules as rules
 
 

@@ -5,10 +5,10 @@ import re
 import pytest
 import torch
 
+from rvos_lightning.parts.weights import KeyMap, convert
 from rvos_lightning.systems.sa2va.key_map import M, key_rules, to_official
 from rvos_lightning.systems.sa2va.mllm import MLLM, region_tokens
 from rvos_lightning.systems.sa2va.sizes import LanguageSize, MLLMSize, VisionSize
-from rvos_lightning.weights import KeyMap, convert
 from tests.parity import sa2va_rules as rules
 
 VIT = rules.stated(

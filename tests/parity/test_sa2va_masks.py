@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from rvos_lightning.parts.weights import KeyMap, convert
 from rvos_lightning.systems.sa2va.bank import Bank
 from rvos_lightning.systems.sa2va.key_map import FINETUNED, ORIGINAL, sam2_rules, to_official
 from rvos_lightning.systems.sa2va.language_memory import LanguageMemory, prompt_masks
 from rvos_lightning.systems.sa2va.two_decoders import TwoDecoderSam2, half_position_code
-from rvos_lightning.weights import KeyMap, convert
 from tests.parity import sa2va_rules as rules
 
 BOOSTED = (".memory_attention.", ".memory_encoder.", ".obj_ptr_proj.", ".mask_downsample.")

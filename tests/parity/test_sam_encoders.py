@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from rvos_lightning.parts.segmenters.sam import Sam
 from rvos_lightning.parts.segmenters.sam_keys import key_map, tiny_vit_rules
-from rvos_lightning.weights import KeyMap
+from rvos_lightning.parts.weights import KeyMap
 from tests.parity.sam_i2v_rule import Recording, given, recordings, weight
 
 VARIANTS = {"sam_vit_b": "sam_b", "i2v_trunk": "tiny_sam"}

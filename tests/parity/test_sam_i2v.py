@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rvos_lightning.network import PromptedSegmenter
+from rvos_lightning.core.network import PromptedSegmenter
 from rvos_lightning.systems.sam_i2v import official, rope_attention
 from rvos_lightning.systems.sam_i2v.head_step import Asked, head_step, mask_as_output, stability, stable_single
 from rvos_lightning.systems.sam_i2v.memory_bank import FrameMemory, TrackState, gather_tokens
@@ -308,7 +308,7 @@ def test_preprocessing(path: Path) -> None:
 
 @each("misc*")
 def test_clicks(path: Path) -> None:
-    from rvos_lightning.data import simulated_user as user
+    from rvos_lightning.data.clips import simulated_user as user
 
     recording = Recording(path)
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from callbacks.structure import StructureLoss
-from rvos_lightning.network import PromptedSegmenter
+from rvos_lightning.core.network import PromptedSegmenter
+from rvos_lightning.core.types import Batch, Clip, ClipMeta, Targets, User, UserPrompt
 from rvos_lightning.systems.sam_i2v import official
-from rvos_lightning.types import Batch, Clip, ClipMeta, Targets, User, UserPrompt
 from tests.parity.sam_i2v_rule import Recording, ellipse, given, recordings, weight
 
 MEAN, STD = torch.tensor((0.485, 0.456, 0.406)).view(3, 1, 1), torch.tensor((0.229, 0.224, 0.225)).view(3, 1, 1)

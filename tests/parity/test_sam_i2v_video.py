@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rvos_lightning.network import PromptedSegmenter
+from rvos_lightning.core.network import PromptedSegmenter
+from rvos_lightning.core.types import Clip, ClipMeta, UserPrompt
 from rvos_lightning.systems.sam_i2v.memory_selector import MemorySelector
 from rvos_lightning.systems.sam_i2v.predictor import VideoPredictor
-from rvos_lightning.types import Clip, ClipMeta, UserPrompt
 from tests.parity.sam_i2v_rule import Recording, ellipse, given, recordings
 from tests.parity.test_sam_i2v import network
 from tests.parity.test_sam_i2v_training import MEAN, STD

@@ -12,7 +12,8 @@ from torch import nn
 
 from callbacks.cme import CMESupervision, released_labels, switch_loss
 from callbacks.masks import DiceFocal, dice_loss, focal_loss
-from rvos_lightning.data.resize_rules import inference_size, train_size
+from rvos_lightning.core.types import Batch, Features, Prediction, Targets
+from rvos_lightning.data.clips.resize_rules import inference_size, train_size
 from rvos_lightning.parts.layers.resize import resize_logits
 from rvos_lightning.parts.segmenters.sam2 import Sam2
 from rvos_lightning.systems.samwise.conditional_memory import ConditionalMemoryEncoder, switched_mask
@@ -20,7 +21,6 @@ from rvos_lightning.systems.samwise.cross_modal_temporal import CrossModalTempor
 from rvos_lightning.systems.samwise.motion_prompter import MotionPrompter
 from rvos_lightning.systems.samwise.official import to_official
 from rvos_lightning.systems.samwise.outputs import SwitchedPrediction
-from rvos_lightning.types import Batch, Features, Prediction, Targets
 
 FEATURES = {"A": {"atol": 2e-5}, "B": {"atol": 2e-4, "rtol": 1e-4}}
 MASKS = {"A": {"atol": 1e-6}, "B": {"atol": 2e-4, "rtol": 1e-4}}

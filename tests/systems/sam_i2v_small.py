@@ -2,7 +2,7 @@
 
 import torch
 
-from rvos_lightning.network import PromptedSegmenter
+from rvos_lightning.core.network import PromptedSegmenter
 from rvos_lightning.parts.prompters.user import UserPrompter
 from rvos_lightning.parts.segmenters.sam import Sam
 from rvos_lightning.systems.sam_i2v.prompt_memory import PromptMemory

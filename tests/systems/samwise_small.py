@@ -4,7 +4,8 @@ from math import prod
 
 import torch
 
-from rvos_lightning.network import PromptedSegmenter
+from rvos_lightning.core.network import PromptedSegmenter
+from rvos_lightning.core.types import Batch, Clip, ClipMeta, Targets
 from rvos_lightning.parts.segmenters.sam2 import Sam2
 from rvos_lightning.parts.segmenters.sam2_build import Sam2Size
 from rvos_lightning.parts.text.roberta import Roberta, TextSize
@@ -12,7 +13,6 @@ from rvos_lightning.parts.text.tokenizers import WordTokenizer
 from rvos_lightning.systems.samwise.cmt_adapter import CMTAdapter
 from rvos_lightning.systems.samwise.conditional_memory import ConditionalMemory
 from rvos_lightning.systems.samwise.motion_prompter import MotionPrompter
-from rvos_lightning.types import Batch, Clip, ClipMeta, Targets
 
 TINY = Sam2Size(
     embed_dim=8,

@@ -8,11 +8,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from rvos_lightning.core.inference import segment_video
+from rvos_lightning.core.network import PromptedSegmenter
+from rvos_lightning.core.types import Batch, Clip, ClipMeta
 from rvos_lightning.data import MovingShapes
-from rvos_lightning.data.moving_shapes import VOCABULARY
-from rvos_lightning.inference import segment_video
-from rvos_lightning.network import PromptedSegmenter
+from rvos_lightning.data.shapes.moving_shapes import VOCABULARY
 from rvos_lightning.parts.segmenters.sam2_build import SIZES, Sam2Size
+from rvos_lightning.parts.weights import KeyMap, WeightsError, convert
 from rvos_lightning.systems.sa2va import conversation as talk
 from rvos_lightning.systems.sa2va import frames, lora, official
 from rvos_lightning.systems.sa2va.key_map import key_rules, to_official
@@ -23,8 +25,6 @@ from rvos_lightning.systems.sa2va.shards import keys_of
 from rvos_lightning.systems.sa2va.sizes import RELEASED, LanguageSize, MLLMSize, VisionSize
 from rvos_lightning.systems.sa2va.two_decoders import TwoDecoderSam2
 from rvos_lightning.systems.sa2va.word_tokenizer import word_tokenizer
-from rvos_lightning.types import Batch, Clip, ClipMeta
-from rvos_lightning.weights import KeyMap, WeightsError, convert
 
 SIZE = MLLMSize(VisionSize(1, 16, 2, 16, 32, 8), LanguageSize("qwen2", 2, 32, 32, 2, 1, 141, context=512))
 SAM = Sam2Size(8, 1, (1, 1, 1, 1), (), (4, 4, 4, 4), hidden=32, memory_width=16, memory_layers=1, memory_mlp=32,
@@ -115,7 +115,7 @@ def test_one_conversation_per_video_and_states_at_seg():
 
 def test_no_target_is_taught_without_seg_and_counts_nothing():
     from callbacks.point_masks import PointMasks
-    from rvos_lightning.types import Targets
+    from rvos_lightning.core.types import Targets
 
     net, one = network().train(), clip(time=2, subsets=("no_target",))
     prediction = net(one)
@@ -377,8 +377,8 @@ def test_heads_that_start_near_look_one_frame_back():
 
 
 def test_learns_from_moving_shapes_batches():
-    from rvos_lightning.data.collate import Collate
-    from rvos_lightning.data.sampler import Draw
+    from rvos_lightning.data.clips.collate import Collate
+    from rvos_lightning.data.clips.sampler import Draw
 
     data = MovingShapes(size=32, clip_length=3, items_per_video=2, kinds={"attributes": 1.0, "no_target": 1.0})
     clips = data.train_clips()

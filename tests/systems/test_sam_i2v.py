@@ -9,17 +9,17 @@ import yaml
 from sam_i2v_small import segmenter, small
 
 from callbacks import StructureLoss
+from rvos_lightning.core.network import PromptedSegmenter
+from rvos_lightning.core.optim import param_groups
+from rvos_lightning.core.types import Batch, Clip, ClipMeta, Targets, UserPrompt
 from rvos_lightning.data import SimulatedUser
-from rvos_lightning.network import PromptedSegmenter
-from rvos_lightning.optim import param_groups
 from rvos_lightning.parts.prompters.user import UserPrompter
+from rvos_lightning.parts.weights import convert
 from rvos_lightning.systems.sam_i2v import official
 from rvos_lightning.systems.sam_i2v.memory_selector import MemorySelector
 from rvos_lightning.systems.sam_i2v.per_frame import ImageFeatures, PerFrame
 from rvos_lightning.systems.sam_i2v.predictor import VideoPredictor
 from rvos_lightning.systems.sam_i2v.temporal_integrator import clip_slots
-from rvos_lightning.types import Batch, Clip, ClipMeta, Targets, UserPrompt
-from rvos_lightning.weights import convert
 
 ROOT = Path(__file__).parents[2]
 

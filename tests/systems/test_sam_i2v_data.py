@@ -13,11 +13,11 @@ from layouts.referring import davis_tree
 from sam_i2v_small import small
 
 from rvos_lightning import metrics
+from rvos_lightning.core.inference import segment_video
+from rvos_lightning.core.optim import param_groups
+from rvos_lightning.core.seams import Network
 from rvos_lightning.data import DAVIS, ESD, LVVIS, SAV, PUMaVOS, SimulatedUser
 from rvos_lightning.data.module import VideoDataModule
-from rvos_lightning.inference import segment_video
-from rvos_lightning.optim import param_groups
-from rvos_lightning.seams import Network
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools 2.0.11
 ROOT = Path(__file__).parents[2]

@@ -4,14 +4,14 @@ import pytest
 import torch
 from sam_i2v_small import segmenter, small
 
+from rvos_lightning.core.network import PromptedSegmenter
+from rvos_lightning.core.types import Clip, ClipMeta, Targets, User
 from rvos_lightning.data import SimulatedUser
-from rvos_lightning.network import PromptedSegmenter
 from rvos_lightning.parts.prompters.user import UserPrompter
 from rvos_lightning.systems.sam_i2v.head_step import fill_holes
 from rvos_lightning.systems.sam_i2v.memory_selector import MemorySelector
 from rvos_lightning.systems.sam_i2v.per_frame import ImageFeatures
 from rvos_lightning.systems.sam_i2v.prompt_memory import PromptMemory
-from rvos_lightning.types import Clip, ClipMeta, Targets, User
 
 
 def video(options: SimulatedUser, time: int = 4) -> tuple[Clip, Targets]:

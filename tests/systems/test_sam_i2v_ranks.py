@@ -7,16 +7,21 @@ import torch
 from sam_i2v_small import small
 
 from callbacks import StructureLoss
+from rvos_lightning.core.types import Batch
 from rvos_lightning.data import Mixture, MovingShapes, SimulatedUser
-from rvos_lightning.data import sampler as sampler_module
-from rvos_lightning.types import Batch
+from rvos_lightning.data.clips import sampler as sampler_module
 
 STEPS = 5
 
 
 def shapes(seed: int = 0, user: SimulatedUser | None = None) -> MovingShapes:
     return MovingShapes(
-        **{"size": 32, "clip_length": 3, "batch_size": 1, "items_per_video": 2, "train_clips": 64, "workers": 0},
+        size=32,
+        clip_length=3,
+        batch_size=1,
+        items_per_video=2,
+        train_clips=64,
+        workers=0,
         simulate_user=user,
         seed=seed,
     )
@@ -27,8 +32,7 @@ def batches(monkeypatch: pytest.MonkeyPatch, rank: int, mixed: bool) -> list[Bat
     data = shapes(user=SimulatedUser(corrections=2))
     if mixed:
         sources = {"one": shapes(), "other": shapes(seed=1)}
-        options = {"one_source_a_batch": False, "batch_size": 1, "workers": 0, "simulate_user": data.simulate_user}
-        data = Mixture(sources, **options)
+        data = Mixture(sources, one_source_a_batch=False, batch_size=1, workers=0, simulate_user=data.simulate_user)
     return list(itertools.islice(data.train_dataloader(), STEPS))
 
 

@@ -11,10 +11,10 @@ from torch import nn
 
 from callbacks.cme import CMESupervision
 from callbacks.masks import DiceFocal, Presence
+from rvos_lightning.parts.weights import WeightsError, load_official, save
 from rvos_lightning.systems.samwise import official
 from rvos_lightning.systems.samwise.attention import FusedAttention
 from rvos_lightning.systems.samwise.outputs import SwitchedPrediction
-from rvos_lightning.weights import WeightsError, load_official, save
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-4}
 STATE_DICTS = Path(__file__).parents[1] / "golden" / "state_dicts"
@@ -272,7 +272,7 @@ def test_parameter_table_has_the_published_numbers():
 
 def test_video_stage_starts_from_image_stage(tmp_path):
     """Stage 1 has neither HSA, CME nor object scores: what it lacks must be named as fresh, and stays as built."""
-    from rvos_lightning.module import start_from
+    from rvos_lightning.core.module import start_from
 
     first = samwise(adapter={"selective": False}, memory={"switching": False}, object_scores=False)
     save(first.state_dict(), tmp_path / "stage1.safetensors")

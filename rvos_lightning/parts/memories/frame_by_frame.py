@@ -2,8 +2,8 @@
 
 import torch
 
-from rvos_lightning.seams import Memory, Segmenter
-from rvos_lightning.types import Clip, Features, Prediction, Prompt, State
+from rvos_lightning.core.seams import Memory, Segmenter
+from rvos_lightning.core.types import Clip, Features, Prediction, Prompt, State
 
 
 class FrameByFrame(Memory):

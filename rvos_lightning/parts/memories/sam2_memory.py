@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rvos_lightning.core.seams import Decoded, Memory, Pyramid, Segmenter
+from rvos_lightning.core.types import Clip, Features, Prediction, Prompt, State
 from rvos_lightning.parts.segmenters.sam2 import ABSENT, Sam2
-from rvos_lightning.seams import Decoded, Memory, Pyramid, Segmenter
-from rvos_lightning.types import Clip, Features, Prediction, Prompt, State
 
 MEMORIES, POINTERS, CONDITIONING_SLOT = 6, 15, 6  # sam2 configs: num_maskmem 7, max_obj_ptrs_in_encoder 16
 

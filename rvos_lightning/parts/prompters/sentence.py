@@ -2,8 +2,8 @@
 
 from torch import nn
 
-from rvos_lightning.seams import Prompter
-from rvos_lightning.types import Clip, Features, Prompt
+from rvos_lightning.core.seams import Prompter
+from rvos_lightning.core.types import Clip, Features, Prompt
 
 
 class SentencePrompter(Prompter):

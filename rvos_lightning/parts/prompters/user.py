@@ -1,7 +1,7 @@
 """A user's clicks, boxes and masks instead of words."""
 
-from rvos_lightning.seams import Prompter
-from rvos_lightning.types import Clip, Features, Prompt
+from rvos_lightning.core.seams import Prompter
+from rvos_lightning.core.types import Clip, Features, Prompt
 
 
 class UserPrompter(Prompter):

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rvos_lightning.core.seams import Decoded, Pyramid, Segmenter, StageHook
 from rvos_lightning.parts.segmenters.sam_encoders import (
     RepVitEncoder,
     TinyVitEncoder,
@@ -20,8 +21,7 @@ from rvos_lightning.parts.segmenters.sam_encoders import (
     normalise,
 )
 from rvos_lightning.parts.segmenters.sam_keys import key_map
-from rvos_lightning.seams import Decoded, Pyramid, Segmenter, StageHook
-from rvos_lightning.weights import convert, freeze, load_official
+from rvos_lightning.parts.weights import convert, freeze, load_official
 
 Variant = Literal["tiny_sam", "mobile_sam", "edge_sam", "slim_sam", "slim_sam_77", "sam_b", "sam_l", "sam_h", "small"]
 

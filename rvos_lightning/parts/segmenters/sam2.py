@@ -14,10 +14,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from rvos_lightning.core.seams import Decoded, Pyramid, Segmenter, StageHook
 from rvos_lightning.parts.segmenters import sam2_build as build
 from rvos_lightning.parts.segmenters.sam2_build import HUB_FILES, SIZES, Sam2Size, Variant
-from rvos_lightning.seams import Decoded, Pyramid, Segmenter, StageHook
-from rvos_lightning.weights import WeightsError, freeze, load_official, mark_reproducible
+from rvos_lightning.parts.weights import WeightsError, freeze, load_official, mark_reproducible
 
 ABSENT = -1024.0  # logit of every pixel when the object is said to be absent (sam2_base.py NO_OBJ_SCORE)
 MEMORY_SCALE, MEMORY_BIAS = 20.0, -10.0  # mask probabilities on their way into memory (sam2 configs)

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rvos_lightning.seams import Pyramid, StageHook
+from rvos_lightning.core.seams import Pyramid, StageHook
 
 
 @dataclass(frozen=True)

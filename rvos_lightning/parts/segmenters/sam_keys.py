@@ -1,6 +1,6 @@
 """Key maps from every official image-SAM checkpoint to `Sam` (spec 6.1)."""
 
-from rvos_lightning.weights import KeyMap, Rule
+from rvos_lightning.parts.weights import KeyMap, Rule
 
 
 def _conv_norm(source: str, target: str) -> list[Rule]:

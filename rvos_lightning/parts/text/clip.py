@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from rvos_lightning.parts.text.encoder import Real, TextEncoder, Words
 from rvos_lightning.parts.text.roberta import TextSize
 from rvos_lightning.parts.text.tokenizers import HubTokenizer, Tokenizer, WordTokenizer
-from rvos_lightning.weights import freeze, mark_reproducible
+from rvos_lightning.parts.weights import freeze, mark_reproducible
 
 CLIP_B = TextSize(vocabulary=49408, width=512, layers=12, heads=8, mlp=2048, positions=77, dropout=0.0)
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rvos_lightning.parts.text.encoder import Real, TextEncoder, Words
 from rvos_lightning.parts.text.tokenizers import HubTokenizer, Tokenizer, WordTokenizer
-from rvos_lightning.weights import freeze, mark_reproducible
+from rvos_lightning.parts.weights import freeze, mark_reproducible
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rvos_lightning.parts.text.tokenizers import HubTokenizer, Tokenizer
-from rvos_lightning.weights import freeze, mark_reproducible
+from rvos_lightning.parts.weights import freeze, mark_reproducible
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

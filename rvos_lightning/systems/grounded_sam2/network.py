@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rvos_lightning.core.seams import Network
+from rvos_lightning.core.types import Clip, Features, Prediction, Prompt, State
 from rvos_lightning.parts.memories.sam2_memory import Sam2Memory
 from rvos_lightning.parts.segmenters.sam2 import Sam2
-from rvos_lightning.seams import Network
 from rvos_lightning.systems.grounded_sam2.detector import GroundingDino
-from rvos_lightning.types import Clip, Features, Prediction, Prompt, State
 
 
 class GroundedSam2(Network):

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rvos_lightning.core.types import State
 from rvos_lightning.systems.sa2va.two_decoders import TwoDecoderSam2
-from rvos_lightning.types import State
 
 MEMORIES, POINTERS, CONDITIONING_SLOT = 6, 15, 6  # SAM 2.0: num_maskmem 7, max_obj_ptrs_in_encoder 16
 

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from rvos_lightning.types import Clip
+from rvos_lightning.core.types import Clip
 
 Sampling = Literal["first", "uniform"]
 Random = np.random.RandomState | np.random.Generator

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from rvos_lightning.weights import Rule
+from rvos_lightning.parts.weights import Rule
 
 _LAYER = r"language_model\.model\.layers\.(\d+)\."
 _VIT = r"vision_model\.encoder\.layers\.(\d+)\."

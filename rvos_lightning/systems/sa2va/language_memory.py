@@ -9,13 +9,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from rvos_lightning.core.seams import Adapter, Decoded, Memory, Segmenter
+from rvos_lightning.core.types import Clip, Features, Prediction, Prompt, State
 from rvos_lightning.parts.memories.sam2_memory import ABSENT
-from rvos_lightning.seams import Adapter, Decoded, Memory, Segmenter
 from rvos_lightning.systems.sa2va.bank import Bank, Entry, PromptedFrame, remember
 from rvos_lightning.systems.sa2va.frames import pictures
 from rvos_lightning.systems.sa2va.outputs import SpokenPrompt, TrackedPrediction, Tracks
 from rvos_lightning.systems.sa2va.two_decoders import FrameMaps, TwoDecoderSam2
-from rvos_lightning.types import Clip, Features, Prediction, Prompt, State
 
 Inference = Literal["sa2va", "sa2va_i"]
 Fine = list[Tensor]

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rvos_lightning.seams import Prompter
+from rvos_lightning.core.seams import Prompter
+from rvos_lightning.core.types import Clip, Features, Prompt
 from rvos_lightning.systems.sa2va import conversation as talk
 from rvos_lightning.systems.sa2va.frames import Sampling, shown
 from rvos_lightning.systems.sa2va.lora import LoRA
@@ -19,7 +20,6 @@ from rvos_lightning.systems.sa2va.sizes import RELEASED, MLLMSize, Released, loa
 from rvos_lightning.systems.sa2va.start import start_near
 from rvos_lightning.systems.sa2va.teaching import prepare_lesson
 from rvos_lightning.systems.sa2va.tiling import normalise_frames, resize_frames, tile_image
-from rvos_lightning.types import Clip, Features, Prompt
 
 log = logging.getLogger(__name__)
 PROMPT_SCALE = 10.0  # of `start: near`, against weights of variance 1 / width: [SEG] states differ little at first
@@ -42,7 +42,7 @@ class MLLMPrompter(Prompter):
         lora: adapters on the language model; None: none.
         train_vision: train the vision tower.
         train_language: train the language model's own weights.
-        weights: folder made by `python -m rvos_lightning.weights sa2va`, read before adapters are added.
+        weights: folder made by `python -m rvos_lightning.parts.weights sa2va`, read before adapters are added.
         questions: templates of training questions, one drawn per turn.
         answers: taught answers, one drawn per turn, each with one [SEG].
         absent_answer: taught where nothing is meant; without [SEG].

@@ -1,7 +1,7 @@
 """Released Sa2VA / Sa2VA-i (and InternVL2.5) folders in and out, shard by shard.
 
-python -m rvos_lightning.weights sa2va OFFICIAL_FOLDER OURS_FOLDER
-python -m rvos_lightning.weights sa2va OURS_FOLDER OFFICIAL_FOLDER --export
+python -m rvos_lightning.parts.weights sa2va OFFICIAL_FOLDER OURS_FOLDER
+python -m rvos_lightning.parts.weights sa2va OURS_FOLDER OFFICIAL_FOLDER --export
 python -m rvos_lightning.systems.sa2va.official SA2VA_FOLDER SAM2_LARGE_FILE SA2VA_I_FOLDER
 """
 
@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rvos_lightning.parts.weights import KeyMap, WeightsError, convert, load_official, report
 from rvos_lightning.systems.sa2va.key_map import FINETUNED, key_rules, to_official
 from rvos_lightning.systems.sa2va.lora import merged
 from rvos_lightning.systems.sa2va.shards import Tensors, keys_of, write_shards
 from rvos_lightning.systems.sa2va.sizes import MLLMSize, size_of_release
-from rvos_lightning.weights import KeyMap, WeightsError, convert, load_official, report
 
 LORA_SCALE = "prompter.mllm.lora_scale"
 SAM = "grounding_encoder.sam2_model."

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from rvos_lightning.types import Prediction, Prompt
+from rvos_lightning.core.types import Prediction, Prompt
 
 
 @dataclass

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from rvos_lightning.weights import WeightsError, mark_reproducible
+from rvos_lightning.parts.weights import WeightsError, mark_reproducible
 
 
 def shard_files(path: Path) -> list[Path]:

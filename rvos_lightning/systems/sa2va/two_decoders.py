@@ -11,10 +11,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rvos_lightning.core.seams import Decoded
 from rvos_lightning.parts.segmenters.sam2 import Sam2
-from rvos_lightning.seams import Decoded
+from rvos_lightning.parts.weights import freeze, mark_reproducible
 from rvos_lightning.systems.sa2va.tiling import Normalisation, normalise, resize_frames
-from rvos_lightning.weights import freeze, mark_reproducible
 
 Role = Literal["finetuned", "original"]
 

@@ -11,7 +11,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from rvos_lightning.network import PromptedSegmenter
+from rvos_lightning.core.network import PromptedSegmenter
 from rvos_lightning.systems.sam_i2v.rope_attention import sine_2d
 from rvos_lightning.systems.sam_i2v.temporal_integrator import STAGES, TemporalIntegrator, TemporalStage
 

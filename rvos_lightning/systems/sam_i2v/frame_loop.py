@@ -8,12 +8,12 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from rvos_lightning.core.types import Clip, Prompt, UserPrompt
 from rvos_lightning.parts.segmenters.sam import Sam
 from rvos_lightning.systems.sam_i2v.head_step import Asked, resize_mask
 from rvos_lightning.systems.sam_i2v.memory_bank import TrackState, groups
 from rvos_lightning.systems.sam_i2v.outputs import DecoderStep, TrackedPrediction
 from rvos_lightning.systems.sam_i2v.prompt_memory import Answer, PromptMemory, Situation, blank, form
-from rvos_lightning.types import Clip, Prompt, UserPrompt
 
 
 class FrameLoop:

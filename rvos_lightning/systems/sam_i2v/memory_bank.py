@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from rvos_lightning.core.types import State, UserPrompt
 from rvos_lightning.systems.sam_i2v.memory_attention import multiplicity_bias
 from rvos_lightning.systems.sam_i2v.memory_selector import Reading
 from rvos_lightning.systems.sam_i2v.rope_attention import sine_1d, sine_2d
-from rvos_lightning.types import State, UserPrompt
 
 
 @dataclass

@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rvos_lightning.network import PromptedSegmenter
+from rvos_lightning.core.network import PromptedSegmenter
 from rvos_lightning.parts.segmenters.sam_keys import TINY_VIT_DROP, tiny_vit_rules
-from rvos_lightning.weights import KeyMap, Rule, convert, load_official, report, save
+from rvos_lightning.parts.weights import KeyMap, Rule, convert, load_official, report, save
 
 _SEGMENTER = [
     Rule(rule.pattern, rule.names if not isinstance(rule.names, str) else f"segmenter.{rule.names}")

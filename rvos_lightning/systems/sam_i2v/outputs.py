@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rvos_lightning.types import Prediction
+from rvos_lightning.core.types import Prediction
 
 
 @dataclass

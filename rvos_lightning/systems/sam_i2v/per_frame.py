@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rvos_lightning.core.seams import Adapter, Segmenter
+from rvos_lightning.core.types import Clip, Features, Prompt
 from rvos_lightning.parts.segmenters.sam import Sam
-from rvos_lightning.seams import Adapter, Segmenter
 from rvos_lightning.systems.sam_i2v.frame_loop import FrameLoop
 from rvos_lightning.systems.sam_i2v.head_step import Asked
 from rvos_lightning.systems.sam_i2v.memory_bank import TrackState, groups
 from rvos_lightning.systems.sam_i2v.prompt_memory import Answer, PromptMemory
-from rvos_lightning.types import Clip, Features, Prompt
 
 
 class ImageFeatures(Adapter):

@@ -7,12 +7,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rvos_lightning.network import PromptedSegmenter
+from rvos_lightning.core.network import PromptedSegmenter
+from rvos_lightning.core.types import Clip, Prompt, User, UserPrompt
 from rvos_lightning.systems.sam_i2v.frame_loop import FrameLoop, merge
 from rvos_lightning.systems.sam_i2v.head_step import Asked, resize_mask
 from rvos_lightning.systems.sam_i2v.memory_bank import TrackState, groups
 from rvos_lightning.systems.sam_i2v.prompt_memory import Answer
-from rvos_lightning.types import Clip, Prompt, User, UserPrompt
 
 
 class VideoPredictor:

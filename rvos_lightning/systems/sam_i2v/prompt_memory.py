@@ -9,8 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rvos_lightning.core.seams import Memory, Segmenter
+from rvos_lightning.core.types import Clip, Features, Prediction, Prompt, State
 from rvos_lightning.parts.segmenters.sam import Sam
-from rvos_lightning.seams import Memory, Segmenter
 from rvos_lightning.systems.sam_i2v.head_step import (
     ABSENT,
     Asked,
@@ -24,7 +25,6 @@ from rvos_lightning.systems.sam_i2v.memory_bank import FrameMemory, MemoryTokens
 from rvos_lightning.systems.sam_i2v.memory_prompt_generator import MemoryPromptGenerator
 from rvos_lightning.systems.sam_i2v.memory_selector import MemorySelector, Reading, training_reading
 from rvos_lightning.systems.sam_i2v.rope_attention import sine_2d
-from rvos_lightning.types import Clip, Features, Prediction, Prompt, State
 
 
 @dataclass

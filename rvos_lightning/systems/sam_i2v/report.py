@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from rvos_lightning.network import PromptedSegmenter
+from rvos_lightning.core.network import PromptedSegmenter
 from rvos_lightning.parts.segmenters.sam import Sam, Variant
 from rvos_lightning.systems.sam_i2v import cost, official
 

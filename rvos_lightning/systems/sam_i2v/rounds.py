@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from rvos_lightning.core.types import User, UserPrompt
 from rvos_lightning.systems.sam_i2v.frame_loop import FrameLoop, merge
 from rvos_lightning.systems.sam_i2v.outputs import TrackedPrediction
 from rvos_lightning.systems.sam_i2v.predictor import VideoPredictor
-from rvos_lightning.types import User, UserPrompt
 
 
 class OfflineRounds:

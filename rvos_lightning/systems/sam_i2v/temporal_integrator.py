@@ -8,9 +8,9 @@ from sam2.modeling.sam2_utils import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rvos_lightning.core.seams import Adapter, Segmenter
+from rvos_lightning.core.types import Clip, Features
 from rvos_lightning.parts.segmenters.sam_encoders import normalise
-from rvos_lightning.seams import Adapter, Segmenter
-from rvos_lightning.types import Clip, Features
 
 STAGES = 3
 

@@ -6,11 +6,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from rvos_lightning.core.seams import Adapter, Segmenter
+from rvos_lightning.core.types import Clip, Features
 from rvos_lightning.parts.layers.convolutions import SpaceTimeMix
 from rvos_lightning.parts.text.encoder import TextEncoder
-from rvos_lightning.seams import Adapter, Segmenter
 from rvos_lightning.systems.samwise.cross_modal_temporal import CrossModalTemporal
-from rvos_lightning.types import Clip, Features
 
 
 class CMTAdapter(Adapter):

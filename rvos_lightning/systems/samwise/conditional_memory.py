@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from rvos_lightning.core.seams import Memory, Segmenter
+from rvos_lightning.core.types import Clip, Features, Prediction, Prompt, State
 from rvos_lightning.parts.memories.sam2_memory import (
     Sam2Memory,
     Sam2State,
@@ -17,10 +19,8 @@ from rvos_lightning.parts.memories.sam2_memory import (
     stack,
 )
 from rvos_lightning.parts.segmenters.sam2 import Sam2, Sam2Decoded
-from rvos_lightning.seams import Memory, Segmenter
 from rvos_lightning.systems.samwise.attention import FusedAttention
 from rvos_lightning.systems.samwise.outputs import SwitchedPrediction
-from rvos_lightning.types import Clip, Features, Prediction, Prompt, State
 
 Masks = Float[Tensor, "batch h w"]
 REWEIGHT = 10.0  # official code; the paper's lambda of eq. 10

@@ -4,8 +4,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rvos_lightning.seams import Prompter
-from rvos_lightning.types import Clip, Features, Prompt
+from rvos_lightning.core.seams import Prompter
+from rvos_lightning.core.types import Clip, Features, Prompt
 
 
 class MotionPrompter(Prompter):

@@ -1,7 +1,7 @@
 """Checkpoints of ClaudiaCuttano/SAMWISE in and out.
 
-python -m rvos_lightning.weights samwise official.pth ours.safetensors
-python -m rvos_lightning.weights samwise ours.safetensors official.pth --export
+python -m rvos_lightning.parts.weights samwise official.pth ours.safetensors
+python -m rvos_lightning.parts.weights samwise ours.safetensors official.pth --export
 """
 
 import argparse
@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from rvos_lightning.weights import KeyMap, Rule, WeightsError, convert, load_official, report, save
+from rvos_lightning.parts.weights import KeyMap, Rule, WeightsError, convert, load_official, report, save
 
 TEXT, OUR_TEXT = "text_encoder.model.encoder.sentence_encoder.", "adapter.text.model."
 CME = "conditional_memory_encoder."

@@ -8,8 +8,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rvos_lightning.seams import Adapter, Segmenter
-from rvos_lightning.types import Clip, Features
+from rvos_lightning.core.seams import Adapter, Segmenter
+from rvos_lightning.core.types import Clip, Features
 
 
 class WordEncoder(nn.Module):

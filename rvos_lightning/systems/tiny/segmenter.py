@@ -5,8 +5,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rvos_lightning.core.seams import Decoded, Pyramid, Segmenter, StageHook
 from rvos_lightning.parts.layers.convolutions import Residual, halving, refinement
-from rvos_lightning.seams import Decoded, Pyramid, Segmenter, StageHook
 
 
 class TinySegmenter(Segmenter):

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from rvos_lightning.core.seams import Segmenter
+from rvos_lightning.core.types import Clip, ClipMeta, Features, Prompt
 from rvos_lightning.parts.memories.sam2_memory import Sam2Memory, check_sam2
 from rvos_lightning.parts.segmenters.sam2 import Sam2
 from rvos_lightning.parts.segmenters.sam2_build import Sam2Size
-from rvos_lightning.seams import Segmenter
-from rvos_lightning.types import Clip, ClipMeta, Features, Prompt
 
 SIZE = Sam2Size(
     embed_dim=8, stages=(1, 1, 1, 1), global_blocks=(), windows=(4, 4, 4, 2), hidden=16, memory_width=8,

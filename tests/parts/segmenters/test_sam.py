@@ -5,7 +5,7 @@ import torch
 
 from rvos_lightning.parts.segmenters.sam import Sam
 from rvos_lightning.parts.segmenters.sam_encoders import normalise
-from rvos_lightning.weights import WeightsError
+from rvos_lightning.parts.weights import WeightsError
 
 
 def test_small_encodes_decodes_and_lets_hooks_in() -> None:

@@ -7,7 +7,7 @@ import torch
 
 from rvos_lightning.parts.segmenters.sam2 import Sam2
 from rvos_lightning.parts.segmenters.sam2_build import HUB_FILES, SIZES, Sam2Size
-from rvos_lightning.weights import WeightsError, save
+from rvos_lightning.parts.weights import WeightsError, save
 
 TINY = Sam2Size(
     embed_dim=8, stages=(1, 1, 1, 1), global_blocks=(), windows=(4, 4, 4, 2), hidden=16, memory_width=8,

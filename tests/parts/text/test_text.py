@@ -79,7 +79,7 @@ def test_bad_text_is_named():
 
 
 def test_default_words_are_those_of_moving_shapes():
-    from rvos_lightning.data.moving_shapes import VOCABULARY
+    from rvos_lightning.data.shapes.moving_shapes import VOCABULARY
 
     tokenizer = WordTokenizer()
     known = tokenizer.FIRST + len(tokenizer.words)

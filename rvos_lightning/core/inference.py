@@ -1,0 +1,56 @@
+"""A long video through a network, window by window, in bounded memory."""
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rvos_lightning.core.seams import Network
+from rvos_lightning.core.types import Batch, Clip, Prediction, SegmentedWindow, Targets
+from rvos_lightning.parts.layers.resize import resize_logits
+
+
+def segment_video(network: Network, batch: Batch, window: int) -> Iterator[SegmentedWindow]:
+    """Segment every item of a video (or of several videos of one length and size) in consecutive windows.
+
+    Only one window's frames are held at a time: `batch.clip.frames` and `batch.targets.masks` may be lazy.
+
+    Args:
+        network: called once per window with the previous window's state.
+        batch: the video's clip and, where known, its targets at their own size.
+        window: frames per call; the last window may be shorter.
+
+    Yields:
+        One `SegmentedWindow` per window, in order.
+
+    Raises:
+        ValueError: window below 1.
+    """
+    if window < 1:
+        raise ValueError(f"model.window is {window}; give at least 1 frame per window")
+    state = None
+    for start in range(0, batch.clip.time, window):
+        stop = min(start + window, batch.clip.time)
+        clip = batch.clip.window(start, stop)
+        targets = None if batch.targets is None else batch.targets.window(start, stop)
+        prediction = network(clip, state)
+        state = prediction.state
+        logits = logits_at_target_size(prediction, clip, targets)
+        yield SegmentedWindow(clip, targets, prediction, logits > 0)
+
+
+def logits_at_target_size(
+    prediction: Prediction, clip: Clip, targets: Targets | None
+) -> Float[Tensor, "batch time height width"]:
+    """Mask logits resized to the targets, or to the original video where there are none."""
+    size = clip.meta[0].original_size if targets is None else tuple(targets.masks.shape[-2:])
+    padded = tuple(clip.frames.shape[-2:])
+    sizes = [meta.size for meta in clip.meta]
+    return resize_logits(prediction.mask_logits, padded, sizes, size)
+
+
+@torch.no_grad()
+def segment(network: Network, clip: Clip, window: int = 8) -> Tensor:
+    """All masks of a short clip at once: `[batch, time, height, width]`, True on the object."""
+    return torch.cat([part.masks for part in segment_video(network, Batch(clip), window)], dim=1)

@@ -1,0 +1,38 @@
+"""The skeleton that every promptable system shares."""
+
+from dataclasses import replace
+
+from rvos_lightning.core.seams import Adapter, Memory, Network, Prompter, Segmenter
+from rvos_lightning.core.types import Clip, Prediction, State
+
+
+class PromptedSegmenter(Network):
+    """A segmenter, and how language, prompts and masks reach it.
+
+    Args:
+        segmenter: image encoder and mask decoder (SAM, SAM2 or a variant).
+        adapter: how language and time enter the features.
+        prompter: how an expression becomes a prompt.
+        memory: how masks travel in time.
+    """
+
+    def __init__(self, segmenter: Segmenter, adapter: Adapter, prompter: Prompter, memory: Memory):
+        super().__init__()
+        self.segmenter = segmenter
+        self.adapter = adapter
+        self.prompter = prompter
+        self.memory = memory
+
+    def forward(self, clip: Clip, state: State | None = None) -> Prediction:
+        """Segment one window; see `seams.Network`."""
+        if state is not None and state.past is not None:
+            clip = replace(clip, past=state.past)
+        features = self.adapter(clip, self.segmenter)
+        if self.prompter.once_per_video and state is not None and state.prompt is not None:
+            prompt = state.prompt.repeat_time(clip.time)
+        else:
+            prompt = self.prompter(clip, features)
+        prediction = self.memory(features, prompt, self.segmenter, state, clip)
+        if self.prompter.once_per_video and prediction.state is not None:
+            prediction.state.prompt = prompt
+        return replace(prediction, prompt=prompt)

@@ -1,0 +1,143 @@
+"""The five abstract modules a network is composed of, and the one abstract callback that scores it.
+
+Abstract classes, not protocols: the command line then refuses a part of the wrong kind by name. A part, or a data
+module, that stands on other people's code, weights or data names their terms in a class attribute `licence`, which the
+start table shows.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from lightning.pytorch import Callback
+from torch import Tensor, nn
+
+from rvos_lightning.core.types import Batch, Clip, Features, Prediction, Prompt, SegmentedWindow, State
+
+Pyramid = tuple[Float[Tensor, "_images _c _h _w"], ...]
+"""Feature maps of one image batch, fine to coarse; levels of stages before a hook that adds images hold fewer."""
+
+StageHook = Callable[[int, Float[Tensor, "images c h w"]], Float[Tensor, "_images c h w"]]
+"""Called after encoder stage i with its output; what it returns goes on to the next stage and to the neck. It may
+return more images than it got, e.g. one per expression where there was one per video."""
+
+
+@dataclass
+class Decoded:
+    """One frame's decoder output, for every item of the batch.
+
+    Attributes:
+        mask_logits: the chosen mask, at the decoder's own resolution.
+        presence_logits: is the object there; None where the decoder does not say.
+        iou: estimated IoU of the chosen mask.
+        token: the decoder's token of the chosen mask, from which object pointers are made.
+    """
+
+    mask_logits: Float[Tensor, "batch h w"]
+    presence_logits: Float[Tensor, "batch"] | None = None
+    iou: Float[Tensor, "batch"] | None = None
+    token: Float[Tensor, "batch dim"] | None = None
+
+
+class Network(nn.Module, ABC):
+    """Anything `RVOSModule` can train: a clip in, a prediction out, targets never seen."""
+
+    @abstractmethod
+    def forward(self, clip: Clip, state: State | None = None) -> Prediction:
+        """Segment every item of the clip; `state` is the previous window's of the same video."""
+
+
+class Segmenter(nn.Module, ABC):
+    """SAM, SAM2 and variants: image encoder and mask decoder.
+
+    Attributes:
+        channels: channels of each pyramid level `encode` returns, fine to coarse (a neighbour may check).
+        stage_channels: channels of each encoder stage that `after_stage` is called with.
+        prompt_dim: width of prompt tokens.
+        pixel_mean: colour that becomes 0 after the segmenter's normalisation; what padding should hold.
+    """
+
+    channels: tuple[int, ...]
+    stage_channels: tuple[int, ...]
+    prompt_dim: int
+    pixel_mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+    @abstractmethod
+    def encode(self, images: Float[Tensor, "images 3 height width"], after_stage: StageHook | None = None) -> Pyramid:
+        """Normalise RGB in [0, 1] and encode; language and time may be mixed in after any stage."""
+
+    @abstractmethod
+    def decode(
+        self,
+        features: Pyramid,
+        tokens: Float[Tensor, "batch tokens dim"],
+        dense: Float[Tensor, "batch dim h w"] | None = None,
+    ) -> Decoded:
+        """Decode one frame's features, one row an item, under that item's prompt."""
+
+
+class Adapter(nn.Module, ABC):
+    """How language and time enter the features."""
+
+    @abstractmethod
+    def forward(self, clip: Clip, segmenter: Segmenter) -> Features:
+        """Encode the clip with the segmenter's encoder; features come out per item."""
+
+
+class Prompter(nn.Module, ABC):
+    """How an expression becomes a prompt.
+
+    Attributes:
+        once_per_video: asked in the first window only, looking at `clip.context`; the prompt is then reused.
+    """
+
+    once_per_video = False
+
+    @abstractmethod
+    def forward(self, clip: Clip, features: Features) -> Prompt:
+        """The prompt of every item and frame, in the segmenter's prompt space."""
+
+
+class Memory(nn.Module, ABC):
+    """How masks travel in time; owns the frame loop and is where training and inference may differ."""
+
+    @abstractmethod
+    def forward(
+        self, features: Features, prompt: Prompt, segmenter: Segmenter, state: State | None, clip: Clip
+    ) -> Prediction:
+        """Segment the window's frames in order, going on from `state`."""
+
+
+class Objective(Callback, ABC):
+    """A loss that Lightning can see: a callback the module consults in `training_step`.
+
+    No parameters (they would never be updated) and no state (derive schedules from `global_step`).
+
+    Attributes:
+        in_validation: also consulted in validation, where predictions come window by window.
+    """
+
+    in_validation = False
+
+    @abstractmethod
+    def terms(self, batch: Batch, prediction: Prediction) -> dict[str, Float[Tensor, ""]]:
+        """Named, already weighted scalars, each attached to the graph even when nothing contributes."""
+
+
+class MaskSink(Callback, ABC):
+    """Receives masks window by window in validation, test and prediction, so that nothing long is ever held.
+
+    `RVOSModule` hands every window of a video, in order, to each sink among the trainer's callbacks. Windows of
+    one video arrive together; the last has `clip.meta[i].positions[-1] == last`.
+    """
+
+    @abstractmethod
+    def write(self, stage: str, window: SegmentedWindow, last: bool) -> None:
+        """Take one window.
+
+        Args:
+            stage: "val", "test" or "predict".
+            window: frames at network size, masks at the targets' or the original size.
+            last: True on the video's final window.
+        """

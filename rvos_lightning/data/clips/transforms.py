@@ -1,0 +1,301 @@
+"""Changes to a training clip: resizing, and augmentations that treat frames, masks and words as one."""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, UInt8
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+from rvos_lightning.core.types import ClipMeta
+from rvos_lightning.data.clips.resize_rules import inference_size
+
+Resize = Literal["letterbox", "short_side", "squash"]
+"""letterbox: keep the aspect, fit inside `size` (batches pad right and bottom with zeros); short_side: keep the
+aspect, short side `size[0]` unless the long side exceeds `size[1]` (torchvision's rule); squash: exactly `size`."""
+
+
+@dataclass
+class ClipSample:
+    """One training clip of one video with some of its items, before batching."""
+
+    frames: UInt8[Tensor, "time 3 height width"]
+    masks: Bool[Tensor, "items time height width"]
+    annotated: Bool[Tensor, "items time"]
+    expressions: list[str | None]
+    meta: list[ClipMeta]
+    context: UInt8[Tensor, "few 3 height width"] | None = None
+    no_target: bool = False  # an item means nothing on purpose: an empty mask is then no reason to redraw
+    seed: tuple[int, ...] = (0,)
+    batch_seed: tuple[int, ...] = (0,)  # the same for all samples of a batch, on every rank
+
+
+class Augmentation(ABC):
+    """A random change of a whole training clip, the same for all its frames unless it says otherwise."""
+
+    @abstractmethod
+    def __call__(self, sample: ClipSample, random: np.random.Generator) -> ClipSample:
+        """The changed clip; `random` is the only source of randomness."""
+
+
+def fit_size(original: tuple[int, int], size: tuple[int, int], resize: Resize) -> tuple[int, int]:
+    """Height and width, in pixels, that a picture of size `original` is resized to."""
+    height, width = original
+    if resize == "squash":
+        return size
+    if resize == "short_side":
+        wide, high = inference_size(width, height, *size)
+        return high, wide
+    scale = min(size[0] / height, size[1] / width)
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def resize_frames(frames: UInt8[Tensor, "*time 3 _h _w"], size: tuple[int, int]) -> UInt8[Tensor, "*time 3 _H _W"]:
+    """Bilinear with antialiasing, rounded to whole grey levels."""
+    return frames if tuple(frames.shape[-2:]) == size else F.resize(frames, list(size), antialias=True)
+
+
+def resize_masks(masks: Bool[Tensor, "*lead _h _w"], size: tuple[int, int]) -> Bool[Tensor, "*lead _H _W"]:
+    """Antialiased bilinear on 0/255, True from one half on; thinner than nearest's jagged edges, and no shift."""
+    if tuple(masks.shape[-2:]) == size:
+        return masks
+    shape = masks.shape[:-2]
+    grey = masks.reshape(-1, 1, *masks.shape[-2:]).to(torch.uint8) * 255
+    return (F.resize(grey, list(size), antialias=True) > 127).reshape(*shape, *size)
+
+
+MIRRORED = {
+    f"{a}{ending}": f"{b}{ending}"
+    for a, b in (("left", "right"), ("right", "left"))
+    for ending in ("", "most", "hand", "side", "ward", "wards")
+}
+"""Whole words that a mirror exchanges."""
+
+TURNING = {"clockwise", "anticlockwise", "counterclockwise"}
+"""Words that a mirror makes wrong and that are not exchanged: such a clip is not flipped."""
+
+COLOURS = set(
+    "red green blue yellow orange purple violet pink brown black white grey gray cyan magenta beige golden gold silver "
+    "maroon navy teal turquoise tan blond blonde dark light reddish greenish bluish".split()
+)
+"""Words that a change of hue, a swap of channels or greyness makes wrong."""
+
+
+def words_of(sample: ClipSample) -> set[str]:
+    """All words of a sample's expressions, in lower case."""
+    return {word for text in sample.expressions if text for word in re.findall(r"[a-z]+", text.lower())}
+
+
+def mirror_words(text: str) -> str:
+    """`text` with left and right exchanged as whole words ("bright" stays), capitals kept."""
+
+    def exchange(match: re.Match[str]) -> str:
+        word = match.group()
+        other = MIRRORED.get(word.lower(), word)
+        return other.upper() if word.isupper() else other.capitalize() if word[0].isupper() else other
+
+    return re.sub(r"[A-Za-z]+", exchange, text)
+
+
+class HorizontalFlip(Augmentation):
+    """Mirrors a clip and its words with it.
+
+    Args:
+        p: probability.
+        swap_words: exchange left and right in the expressions; False: clips with such words are not flipped.
+    """
+
+    def __init__(self, p: float = 0.5, swap_words: bool = True) -> None:
+        self.p, self.swap_words = p, swap_words
+
+    def __call__(self, sample: ClipSample, random: np.random.Generator) -> ClipSample:
+        """See `Augmentation`."""
+        words = words_of(sample)
+        if random.random() >= self.p or words & TURNING or (words & set(MIRRORED) and not self.swap_words):
+            return sample
+        texts = [text if text is None else mirror_words(text) for text in sample.expressions]
+        context = None if sample.context is None else sample.context.flip(-1)
+        return replace(
+            sample, frames=sample.frames.flip(-1), masks=sample.masks.flip(-1), context=context, expressions=texts
+        )
+
+
+class ColourJitter(Augmentation):
+    """Brightness, contrast, saturation and hue (SAM 2: 0.1, 0.03, 0.03 a clip, then 0.1, 0.05, 0.05 a frame).
+
+    Args:
+        brightness, contrast, saturation: factors from 1 - x to 1 + x.
+        hue: shift up to this share of the colour circle; left out where the words name a colour.
+        p: probability.
+        per_frame: draw anew for every frame.
+    """
+
+    def __init__(
+        self,
+        brightness: float = 0.1,
+        contrast: float = 0.03,
+        saturation: float = 0.03,
+        hue: float = 0.0,
+        p: float = 1.0,
+        per_frame: bool = False,
+    ) -> None:
+        self.ranges = (brightness, contrast, saturation, hue)
+        self.p, self.per_frame = p, per_frame
+
+    def __call__(self, sample: ClipSample, random: np.random.Generator) -> ClipSample:
+        """See `Augmentation`."""
+        if random.random() >= self.p:
+            return sample
+        keep_hue = bool(words_of(sample) & COLOURS)
+        parts = sample.frames.split(1) if self.per_frame else [sample.frames]
+        return replace(sample, frames=torch.cat([self._jitter(part, keep_hue, random) for part in parts]))
+
+    def _jitter(self, frames: Tensor, keep_hue: bool, random: np.random.Generator) -> Tensor:
+        draws = random.uniform(-1, 1, size=4)
+        changes = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation)
+        for change, draw, reach in zip(changes, draws, self.ranges[:3], strict=False):
+            if reach:
+                frames = change(frames, 1 + float(draw) * reach)
+        if self.ranges[3] and not keep_hue:
+            frames = F.adjust_hue(frames, float(draws[3]) * self.ranges[3])
+        return frames
+
+
+class Greyscale(Augmentation):
+    """Grey pictures with probability `p` (SAM 2: 0.05), never where the words name a colour."""
+
+    def __init__(self, p: float = 0.05) -> None:
+        self.p = p
+
+    def __call__(self, sample: ClipSample, random: np.random.Generator) -> ClipSample:
+        """See `Augmentation`."""
+        if random.random() >= self.p or words_of(sample) & COLOURS:
+            return sample
+        return replace(sample, frames=F.rgb_to_grayscale(sample.frames, 3))
+
+
+class PhotometricDistortion(Augmentation):
+    """Brightness, contrast, saturation, hue and order of channels, each with probability one half, drawn per frame.
+
+    The augmentation of the SSD line as ReferFormer, SgMg and (switched off by default) SAMWISE use it; hue and
+    channels are left alone where the words name a colour.
+    """
+
+    def __call__(self, sample: ClipSample, random: np.random.Generator) -> ClipSample:
+        """See `Augmentation`."""
+        coloured = bool(words_of(sample) & COLOURS)
+        return replace(sample, frames=torch.cat([self._one(f, coloured, random) for f in sample.frames.split(1)]))
+
+    def _one(self, frame: Tensor, coloured: bool, random: np.random.Generator) -> Tensor:
+        do = random.random(5) < 0.5
+        draws = random.uniform(-1, 1, size=4)
+        if do[0]:
+            frame = (frame.int() + round(32 * float(draws[0]))).clamp(0, 255).to(torch.uint8)
+        if do[1]:
+            frame = F.adjust_contrast(frame, 1 + 0.5 * float(draws[1]))
+        if do[2]:
+            frame = F.adjust_saturation(frame, 1 + 0.5 * float(draws[2]))
+        if do[3] and not coloured:
+            frame = F.adjust_hue(frame, float(draws[3]) * 18 / 360)
+        order = random.permutation(3)
+        return frame[:, torch.from_numpy(order)] if do[4] and not coloured else frame
+
+
+class Affine(Augmentation):
+    """Rotation, shear, shift and scale of a whole clip (SAM 2: 25 degrees, shear 20).
+
+    Not done where it would push an object out of the clip's first frame.
+
+    Args:
+        degrees: rotation up to so many degrees either way.
+        shear: shear up to so many degrees, both axes.
+        translate: shift up to this share of the picture's sides.
+        scale: smallest and largest factor.
+        fill: RGB of what comes into view (SAM 2's mean colour).
+        p: probability.
+    """
+
+    def __init__(
+        self,
+        degrees: float = 25.0,
+        shear: float = 20.0,
+        translate: float = 0.0,
+        scale: tuple[float, float] = (1.0, 1.0),
+        fill: tuple[int, int, int] = (123, 116, 103),
+        p: float = 1.0,
+    ) -> None:
+        self.degrees, self.shear, self.translate = degrees, shear, translate
+        self.scale, self.fill, self.p = scale, fill, p
+
+    def __call__(self, sample: ClipSample, random: np.random.Generator) -> ClipSample:
+        """See `Augmentation`."""
+        height, width = sample.frames.shape[-2:]
+        draws = [float(d) for d in random.uniform(-1, 1, size=5)]
+        warp = {
+            "angle": draws[0] * self.degrees,
+            "translate": [round(draws[1] * self.translate * width), round(draws[2] * self.translate * height)],
+            "scale": float(random.uniform(*self.scale)),
+            "shear": [draws[3] * self.shear, draws[4] * self.shear],
+        }
+        if random.random() >= self.p:
+            return sample
+        masks = F.affine(sample.masks.to(torch.uint8), **warp).bool()
+        if (sample.masks[:, 0].flatten(1).any(1) & ~masks[:, 0].flatten(1).any(1)).any():
+            return sample
+        bilinear = {"interpolation": InterpolationMode.BILINEAR, "fill": list(self.fill)}
+        return replace(sample, frames=F.affine(sample.frames, **warp, **bilinear), masks=masks)
+
+
+class MultiScale(Augmentation):
+    """Another size for each clip (ReferFormer: short side 288 to 512, long side at most 640).
+
+    Args:
+        short_sides: drawn from these, in pixels.
+        longest: the long side is at most this.
+    """
+
+    def __init__(self, short_sides: Sequence[int], longest: int = 640) -> None:
+        self.short_sides, self.longest = tuple(short_sides), longest
+
+    def __call__(self, sample: ClipSample, random: np.random.Generator) -> ClipSample:
+        """See `Augmentation`."""
+        height, width = sample.frames.shape[-2:]
+        short = self.short_sides[int(random.integers(len(self.short_sides)))]
+        size = fit_size((height, width), (short, self.longest), "short_side")
+        return replace(
+            sample,
+            frames=resize_frames(sample.frames, size),
+            masks=resize_masks(sample.masks, size),
+            context=None if sample.context is None else resize_frames(sample.context, size),
+            meta=[replace(m, size=size) for m in sample.meta],
+        )
+
+
+class RandomCrop(Augmentation):
+    """A random part of the picture, of sides drawn between two bounds (ReferFormer: 384 to 600), with probability `p`.
+
+    Not done where it would lose every object on every frame.
+    """
+
+    def __init__(self, smallest: int = 384, largest: int = 600, p: float = 0.5) -> None:
+        self.smallest, self.largest, self.p = smallest, largest, p
+
+    def __call__(self, sample: ClipSample, random: np.random.Generator) -> ClipSample:
+        """See `Augmentation`."""
+        sides, corner = [], []
+        for side in sample.frames.shape[-2:]:
+            low, high = min(self.smallest, side), min(self.largest, side)
+            sides.append(int(random.integers(low, high + 1)))
+            corner.append(int(random.integers(0, side - sides[-1] + 1)))
+        window = (..., slice(corner[0], corner[0] + sides[0]), slice(corner[1], corner[1] + sides[1]))
+        masks = sample.masks[window]
+        if random.random() >= self.p or (sample.masks.any() and not masks.any()):
+            return sample
+        meta = [replace(m, size=(sides[0], sides[1])) for m in sample.meta]
+        return replace(sample, frames=sample.frames[window], masks=masks, meta=meta)

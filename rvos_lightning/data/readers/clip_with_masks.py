@@ -1,0 +1,152 @@
+"""A few real clips with masks and sentences in one folder, for overfitting tests and for trying one's own data."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, UInt8
+from torch import Tensor
+
+from rvos_lightning.data.module import Split, VideoDataModule
+from rvos_lightning.data.reader import DataError, Item, Reader, Video
+from rvos_lightning.data.sources.image_files import decode_ids
+from rvos_lightning.data.sources.video_files import Footage, open_footage
+
+FILE = "expressions.json"
+
+
+class ClipWithMasksReader(Reader):
+    """Reads `<root>/expressions.json` and the files it names.
+
+    The file holds one clip, or a mapping of names to clips: `{"path": "video.mp4" or a folder of frames,
+    "expressions": [{"id": "0", "exp": "the ...", "masks": "masks", "labels": [1]}]}`. Paths are relative to `root`.
+    `masks` is a folder of palette PNGs named as the frames (five-digit numbers for a video), or one PNG; frames
+    without one are not annotated. An empty `labels` means that nothing is meant.
+
+    Args:
+        root: the folder.
+        split: name to report.
+        hidden: also list expressions without masks.
+        clips: names of clips to use; None for all.
+
+    Raises:
+        DataError: a missing or malformed file; names file, field and remedy.
+    """
+
+    name = "clip_with_masks"
+
+    def __init__(self, root: Path, split: str, hidden: bool = False, clips: Sequence[str] | None = None) -> None:
+        self.root, self.split = root, split
+        self.footage: list[Footage] = []
+        self.masks: list[Path | None] = []
+        self.videos, self.items = [], []
+        entries = _entries(root / FILE)
+        unknown = set(clips or ()) - set(entries)
+        if unknown:
+            raise DataError(f"{root / FILE}: no clip named {sorted(unknown)[0]!r}; it has {', '.join(entries)}")
+        for name in clips or entries:
+            wanted = [e for e in entries[name]["expressions"] if hidden or "masks" in e]
+            if wanted:
+                self._add(name, entries[name], wanted)
+        if not self.items:
+            raise DataError(f"{root / FILE}: no expression has `masks`, so there is nothing to train or score on")
+
+    def _add(self, name: str, entry: dict[str, Any], wanted: Sequence[dict[str, Any]]) -> None:
+        footage = open_footage(_inside(self.root, entry["path"], f"{name}.path"))
+        if len(footage) != 1:
+            raise DataError(f"{self.root / FILE}: {name}.path is a folder of {len(footage)} videos; name one of them")
+        self.footage += footage
+        self.videos.append(Video(name, footage[0].frames, footage[0].size))
+        for number, said in enumerate(wanted):
+            field = f"{name}.expressions[{number}]"
+            text, labels = said.get("exp"), said.get("labels")
+            if not isinstance(text, str) or not text.strip():
+                raise DataError(f"{self.root / FILE}: {field}.exp must be a sentence, found {text!r}")
+            if "masks" in said and not (isinstance(labels, list) and all(isinstance(n, int) for n in labels)):
+                raise DataError(f"{self.root / FILE}: {field}.labels must list palette numbers, found {labels!r}")
+            objects = tuple(labels) if "masks" in said else None
+            subsets = ("no_target",) if objects == () else ("multi",) if objects and len(objects) > 1 else ()
+            group = {"fps": footage[0].rate}
+            self.items.append(Item(len(self.videos) - 1, str(said.get("id", number)), text, objects, subsets, group))
+            self.masks.append(_inside(self.root, said["masks"], f"{field}.masks") if "masks" in said else None)
+
+    def read_frames(self, video: int, positions: Sequence[int]) -> UInt8[Tensor, "time 3 height width"]:
+        """See `Reader.read_frames`."""
+        return self.footage[video].read(positions)
+
+    def read_masks(
+        self, item: int, positions: Sequence[int]
+    ) -> tuple[Bool[Tensor, "time height width"], Bool[Tensor, "time"]] | None:
+        """See `Reader.read_masks`.
+
+        Raises:
+            DataError: a mask that is not of its frame's size.
+        """
+        place, entry = self.masks[item], self.items[item]
+        if place is None:
+            return None
+        video = self.videos[entry.video]
+        height, width = video.size
+        masks = np.zeros((len(positions), height, width), dtype=bool)
+        annotated = np.zeros(len(positions), dtype=bool)
+        for row, position in enumerate(positions):
+            path = place if place.suffix == ".png" else place / f"{video.frames[position]}.png"
+            if path.stem != video.frames[position] or not path.is_file():
+                continue
+            ids = decode_ids(path.read_bytes(), str(path))
+            if ids.shape != (height, width):
+                raise DataError(
+                    f"{path}: mask of {ids.shape[1]}x{ids.shape[0]} pixels on a frame of {width}x{height}: "
+                    "save it at the frame's size"
+                )
+            masks[row], annotated[row] = np.isin(ids, entry.objects), True
+        return torch.from_numpy(masks), torch.from_numpy(annotated)
+
+
+def _entries(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        table = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: missing; it lists clips and their expressions (see ClipWithMasksReader)") from error
+    except ValueError as error:
+        raise DataError(f"{path}: not valid JSON ({error})") from error
+    if isinstance(table, dict) and "expressions" in table:
+        table = {path.parent.resolve().name: table}
+    for name, entry in table.items() if isinstance(table, dict) else ():
+        for field, kind in (("path", str), ("expressions", list)):
+            if not isinstance(entry, dict) or not isinstance(entry.get(field), kind):
+                raise DataError(f"{path}: {name}.{field} is missing or not a {kind.__name__}")
+    if not isinstance(table, dict) or not table:
+        raise DataError(f"{path}: must hold one clip or a mapping of names to clips")
+    return table
+
+
+def _inside(root: Path, name: str, field: str) -> Path:
+    path = (root / name).resolve()
+    if not path.is_relative_to(root.resolve()):
+        raise DataError(f"{root / FILE}: {field} leaves the folder: {name!r}")
+    if not path.exists():
+        raise DataError(f"{path}: missing, but {FILE} names it in {field}")
+    return path
+
+
+class ClipWithMasks(VideoDataModule):
+    """Real clips with masks and sentences; the same ones serve for training, validation, test and prediction.
+
+    Args:
+        root: folder with `expressions.json`, see `ClipWithMasksReader`.
+        clips: names of clips to use; None for all.
+        repeats: how often an epoch goes over them.
+        kwargs: see `VideoDataModule`.
+    """
+
+    def __init__(self, root: Path | str, clips: list[str] | None = None, repeats: int = 50, **kwargs: Any) -> None:
+        super().__init__(repeats=repeats, **kwargs)
+        self.root, self.clips = Path(root).expanduser(), clips
+
+    def reader(self, split: Split) -> ClipWithMasksReader:
+        """The same clips in every split; prediction also takes expressions without masks."""
+        return ClipWithMasksReader(self.root, split, hidden=split == "predict", clips=self.clips)

@@ -1,0 +1,168 @@
+"""JHMDB-Sentences: one sentence on each of 928 clips, scored on three frames of each; evaluation only."""
+
+import io
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, UInt8
+
+from rvos_lightning.data.disk_data import DiskData
+from rvos_lightning.data.problems import Problem, Refused
+from rvos_lightning.data.reader import DataError, Item, Video
+from rvos_lightning.data.readers.annotation_files import read_json, safe_path
+from rvos_lightning.data.readers.file_reader import FileReader, Masks, MaskSource, misfit
+from rvos_lightning.data.readers.layout import needed_tree
+from rvos_lightning.data.sources.file_tree import FileTree
+from rvos_lightning.data.sources.image_files import ImageFrames, Size
+
+
+class Row(NamedTuple):
+    """One scored frame: video id, `<action>/<video>` folder, frame number from 1, number of frames, sentence."""
+
+    video: str
+    folder: str
+    number: int
+    total: int
+    text: str
+
+
+class JHMDBReader(FileReader):
+    """`Rename_Images/<action>/<video>/%05d.png`, `puppet_mask/<action>/<video>/puppet_mask.mat`, a metadata JSON.
+
+    The three frames of a clip were drawn at random once and stored in that JSON, so scores are comparable only
+    with it; they are never drawn again here. Frames behind the last mask are cut.
+    """
+
+    def __init__(self, root: Path | str, split: str = "test") -> None:
+        """Reads the metadata.
+
+        Raises:
+            Refused: it is missing.
+        """
+        root = Path(root)
+        path = _metadata(root)
+        frames = needed_tree(root, "Rename_Images", split)
+        masks = needed_tree(root, "puppet_mask", split, "the puppet masks")
+        rows = list(_rows(path))
+        totals = {row.folder: row.total for row in rows}
+        odd = next((row for row in rows if totals[row.folder] != row.total), None)
+        if odd is not None:
+            raise DataError(f"{path}: rows of {odd.folder} give {odd.total} and {totals[odd.folder]} frames.")
+        videos = [Video(folder, tuple(f"{n:05d}" for n in range(1, total + 1))) for folder, total in totals.items()]
+        items = _items(rows, {folder: index for index, folder in enumerate(totals)})
+        source = ImageFrames(frames, ".png")
+        super().__init__("jhmdb_sentences", split, videos, items, source, PuppetMasks(masks), [path])
+
+
+class PuppetMasks(MaskSource):
+    """`<action>/<video>/puppet_mask.mat`: `part_mask`, height x width x time, above zero on the person."""
+
+    def __init__(self, tree: FileTree) -> None:
+        """MATLAB files of `tree`."""
+        self.tree = tree
+
+    def read(self, video: Video, item: Item, positions: Sequence[int], size: Size) -> Masks:
+        """See `MaskSource.read`; only the item's own frame is annotated."""
+        masks = np.zeros((len(positions), *size), bool)
+        annotated = np.zeros(len(positions), bool)
+        frame = item.group["frame"] - 1
+        if frame in positions:
+            name = f"{video.id}/puppet_mask.mat"
+            place = f"{self.tree.place}/{name}"
+            planes = read_puppet(self.tree.read(name), place)
+            if planes.shape[:2] != tuple(size):
+                raise DataError(misfit(place, planes.shape[:2], size))
+            if frame >= planes.shape[2]:
+                raise DataError(f"{place}: {planes.shape[2]} masks, but frame {frame + 1} is scored. Get it again.")
+            index = list(positions).index(frame)
+            masks[index], annotated[index] = planes[:, :, frame] > 0, True
+        return torch.from_numpy(masks), torch.from_numpy(annotated)
+
+    def visible(self, video: Video, item: Item) -> Bool[np.ndarray, "frames"]:
+        """See `MaskSource.visible`."""
+        seen = np.zeros(len(video.frames), bool)
+        seen[item.group["frame"] - 1] = True
+        return seen
+
+
+@lru_cache(maxsize=2)  # the three items of a clip follow each other
+def read_puppet(data: bytes, place: str) -> UInt8[np.ndarray, "height width time"]:
+    """`part_mask` of a MATLAB file, old (version 5) or HDF5 (7.3, whose axes are reversed)."""
+    from scipy.io import loadmat
+
+    try:
+        planes = loadmat(io.BytesIO(data), variable_names=["part_mask"]).get("part_mask")
+    except NotImplementedError:
+        import h5py
+
+        with h5py.File(io.BytesIO(data), "r") as file:
+            planes = np.asarray(file["part_mask"]).T if "part_mask" in file else None
+    except (ValueError, OSError, TypeError) as error:
+        raise DataError(f"{place}: not a MATLAB file ({error}). Get it again.") from error
+    if planes is None or planes.ndim not in (2, 3):
+        raise DataError(f"{place}: no field 'part_mask' of height x width x time. Get it again.")
+    return (planes[:, :, None] if planes.ndim == 2 else planes).astype(np.uint8)
+
+
+def _metadata(root: Path) -> Path:
+    found = sorted(root.glob("*jhmdb*metadata*.json")) or sorted(root.glob("*metadata*.json"))
+    if not found:
+        what = "missing: the shared list of the frames that are scored (video, frame, mask, total, text)"
+        remedy = "Get it from a code that published numbers on it; drawing frames anew makes scores incomparable."
+        raise Refused([Problem(str(root / "jhmdb_sentences_samples_metadata.json"), what, remedy, ("validate",))])
+    return found[0]
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    for number, row in enumerate(read_json(path)):
+        place = f"{path}: row {number}"
+        if not isinstance(row, list) or [type(value) for value in row] != [str, str, str, int, str]:
+            raise DataError(f"{place}: expected [video, frame path, mask path, total frames, text].")
+        video, frame, _, total, text = row
+        # the paths begin wherever the file was made; the last three parts are the layout's own
+        parts = PurePosixPath(frame.replace("\\", "/")).parts[-3:]
+        stem = PurePosixPath(frame).stem
+        if len(parts) != 3 or not stem.isdecimal() or not 1 <= int(stem) <= total:
+            raise DataError(f"{place}: {frame!r} is not <action>/<video>/<number>.png with a number in 1..{total}.")
+        yield Row(video, safe_path(f"{parts[0]}/{parts[1]}", place), int(stem), total, text)
+
+
+def _items(rows: list[Row], index: dict[str, int]) -> Iterator[Item]:
+    seen: dict[tuple[str, int], int] = {}
+    for row in rows:
+        again = seen[row.folder, row.number] = seen.get((row.folder, row.number), 0) + 1
+        key = f"{row.number:05d}" if again == 1 else f"{row.number:05d}_{again}"
+        group = {"frame": row.number, "video": row.video, "image_id": f"v_{row.video}_f_{row.number}"}
+        yield Item(index[row.folder], key, row.text, (1,), (), group)
+
+
+class JHMDBSentences(DiskData):
+    """JHMDB-Sentences, evaluation only.
+
+    Args:
+        root: folder that holds Rename_Images, puppet_mask and the metadata JSON.
+        val_split: "test", or None for none (likewise below).
+        test_split: "test".
+        predict_split: "test".
+        kwargs: see `VideoDataModule`.
+    """
+
+    licence = "JHMDB-Sentences: research use"
+
+    def __init__(
+        self,
+        root: Path | str,
+        val_split: Literal["test"] | None = "test",
+        test_split: Literal["test"] | None = "test",
+        predict_split: Literal["test"] | None = "test",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(root, None, val_split, test_split, predict_split, **kwargs)
+
+    def open(self, split: str) -> JHMDBReader:
+        """See `DiskData.open`."""
+        return JHMDBReader(self.root, split)

@@ -1,0 +1,134 @@
+"""MeViS v1 and v2: motion expressions for several objects at once, masks in one big `mask_dict.json` a split."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from rvos_lightning.data.disk_data import DiskData
+from rvos_lightning.data.problems import Problem, Refused, blocks_of, refuse_if
+from rvos_lightning.data.reader import Item, Video
+from rvos_lightning.data.readers.annotation_files import JsonStream
+from rvos_lightning.data.readers.counts import COUNTS, MASK_HASHES
+from rvos_lightning.data.readers.expressions import (
+    Entry,
+    annotation_ids,
+    read_expressions,
+    stored_size,
+    table,
+    track_problems,
+)
+from rvos_lightning.data.readers.file_reader import FileReader, StoredMasks
+from rvos_lightning.data.readers.layout import needed_tree
+from rvos_lightning.data.sources.image_files import ImageFrames
+from rvos_lightning.data.sources.rle_store import RleStore, Track, stored
+
+Split = Literal["train", "valid_u", "valid", "test"]
+
+
+class MeViSReader(FileReader):
+    """`<root>/<split>/{JPEGImages, meta_expressions.json, mask_dict.json}`; v2's extra fields are ignored.
+
+    The truth of an expression is the union of its annotations; one without annotations has no target (v2) and is in
+    the subset "no_target". `valid` and `test` are hidden: only the server holds their masks.
+    """
+
+    def __init__(self, root: Path | str, split: str, cache: Path | None = None) -> None:
+        """Reads the expressions and maps the masks (built once, see `rle_store`).
+
+        Raises:
+            Refused: files are missing, or masks do not belong to the expressions.
+        """
+        folder = Path(root) / split
+        frames = ImageFrames(needed_tree(Path(root), f"{split}/JPEGImages", split))
+        path = folder / "meta_expressions.json"
+        entries = read_expressions(path)
+        items = list(expression_items(entries, path))
+        store = mask_store(folder / "mask_dict.json", items, split, cache)
+        videos = videos_of(entries, items, store)
+        if store is not None:
+            refuse_if(track_problems(videos, items, store, split))
+        files = [path] + ([folder / "mask_dict.json"] if store else [])
+        super().__init__("mevis", split, videos, items, frames, StoredMasks(store) if store else None, files)
+
+    def problems(self, fast: bool) -> Iterator[Problem]:
+        """Whether the masks are the published file."""
+        begins = MASK_HASHES.get(self.split)
+        published = COUNTS.get((self.name, self.split))
+        if fast or begins is None or len(self.files) < 2 or len(self.items) != published.items[0]:
+            return
+        with Path(self.files[1]).open("rb") as file:
+            total = hashlib.sha256()
+            while block := file.read(1 << 20):
+                total.update(block)
+        found = total.hexdigest()
+        if not found.startswith(begins):
+            what = f"sha256 begins {found[:8]}, published: {begins}"
+            yield Problem(str(self.files[1]), what, "Another release, or a damaged download.")
+
+
+def expression_items(entries: Sequence[Entry], path: Path) -> Iterator[Item]:
+    """Items of expressions that list annotations."""
+    for index, _, key, expression, place in table(list(entries), path):
+        objects = annotation_ids(expression, place)
+        subsets = ("no_target",) if objects == () else ()
+        yield Item(index, key, expression["exp"], objects, subsets, {})
+
+
+def mask_store(path: Path, items: Sequence[Item], split: str, cache: Path | None) -> RleStore | None:
+    """The masks of `mask_dict.json`; None for a hidden split.
+
+    Raises:
+        Refused: expressions name annotations, but the file is not there.
+    """
+    named = any(item.objects is not None for item in items)
+    if path.is_file():
+        return stored([path], lambda: (Track(*pair) for pair in JsonStream(path).members()), cache)
+    if named or split in ("train", "valid_u"):
+        remedy = "It is a separate download of several hundred MB; put it beside meta_expressions.json."
+        raise Refused([Problem(str(path), "missing: the masks of all expressions", remedy, blocks_of(split)[:1])])
+    return None
+
+
+def videos_of(entries: Sequence[Entry], items: Sequence[Item], store: RleStore | None) -> list[Video]:
+    """Videos with the size that the masks of any of their expressions tell."""
+    sizes: dict[int, tuple[int, int]] = {}
+    for item in items if store is not None else ():
+        if item.video not in sizes and item.objects:
+            size = stored_size(item.objects, store)
+            if size is not None:
+                sizes[item.video] = size
+    return [Video(entry.id, entry.frames, sizes.get(index)) for index, entry in enumerate(entries)]
+
+
+class MeViS(DiskData):
+    """MeViS v1 or v2.
+
+    Args:
+        root: folder that holds train, valid_u, valid, test.
+        train_split: usually "train"; None for none (likewise below).
+        val_split: usually "valid_u", the split with public masks.
+        test_split: likewise.
+        predict_split: "valid" for the server, "test" for the challenge.
+        cache: where the mask store is kept; None: beside the annotations.
+        kwargs: see `VideoDataModule`.
+    """
+
+    licence = "MeViS: CC BY-NC-SA 4.0"
+
+    def __init__(
+        self,
+        root: Path | str,
+        train_split: Split | None = "train",
+        val_split: Split | None = "valid_u",
+        test_split: Split | None = "valid_u",
+        predict_split: Split | None = "valid",
+        cache: Path | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(root, train_split, val_split, test_split, predict_split, **kwargs)
+        self.cache = cache
+
+    def open(self, split: str) -> MeViSReader:
+        """See `DiskData.open`."""
+        return MeViSReader(self.root, split, self.cache)

@@ -1,0 +1,164 @@
+"""RefCOCO, RefCOCO+ and RefCOCOg, from the refer API's files or from one COCO file a split."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from rvos_lightning.data.disk_data import DiskData
+from rvos_lightning.data.problems import Problem, Refused
+from rvos_lightning.data.reader import DataError
+from rvos_lightning.data.readers.annotation_files import require
+from rvos_lightning.data.readers.coco_json import Instances, picture_tree
+from rvos_lightning.data.readers.layout import missing, needed_file
+from rvos_lightning.data.readers.refer_pickle import read_refs
+from rvos_lightning.data.readers.refer_reader import ReferReader, Sentence, TextField, in_split, sentence_text
+
+Name = Literal["refcoco", "refcoco+", "refcocog"]
+Partition = Literal["unc", "google", "umd"]
+Layout = Literal["auto", "refer", "coco"]
+
+SPLITS: dict[tuple[str, str], tuple[str, ...]] = {
+    ("refcoco", "unc"): ("train", "val", "testA", "testB", "test"),
+    ("refcoco", "google"): ("train", "val", "test"),
+    ("refcoco+", "unc"): ("train", "val", "testA", "testB", "test"),
+    ("refcocog", "umd"): ("train", "val", "test"),
+    ("refcocog", "google"): ("train", "val"),
+}
+"""Partitions that exist, and their splits."""
+
+
+class RefCOCOReader(ReferReader):
+    """`<root>/<name>/{refs(<partition>).p, instances.json}`, or `<root>/<name>/instances_<name>_<split>.json`.
+
+    The first has several sentences a reference, `raw` and `sent`; the second one image record a sentence.
+    """
+
+    def __init__(
+        self,
+        root: Path | str,
+        split: str,
+        name: str = "refcoco",
+        partition: str = "unc",
+        layout: str = "auto",
+        text: TextField = "raw",
+        images: Path | None = None,
+        cache: Path | None = None,
+        exclude_images: Path | None = None,
+    ) -> None:
+        """Reads one split; `exclude_images` is a text file of COCO image ids to leave out of training.
+
+        Raises:
+            Refused: files are missing, or such a partition or split does not exist.
+        """
+        root = Path(root)
+        if split not in SPLITS.get((name, partition), ()):
+            known = "; ".join(f"{n} {p}: {', '.join(s)}" for (n, p), s in SPLITS.items())
+            raise DataError(f"{name} has no partition {partition!r} with a split {split!r}. There are {known}.")
+        folder = root / name if (root / name).is_dir() else root
+        refs = folder / f"refs({partition}).p"
+        refs = refs if refs.is_file() else refs.with_suffix(".json")
+        coco = folder / f"instances_{name}_{split}.json"
+        if layout == "auto":
+            layout = "refer" if refs.is_file() else "coco"
+        if layout == "refer" and refs.is_file():
+            instances = Instances(needed_file(folder, ("instances.json",), split, "the annotations"))
+            sentences = _of_refs(read_refs(refs, cache), split, text)
+            files = [refs, instances.path]
+        elif layout == "coco" and coco.is_file():
+            instances = Instances(coco)
+            sentences, files = _of_records(instances), [coco]
+        else:
+            wanted = refs.with_suffix(".p") if layout == "refer" else coco
+            raise Refused([missing(wanted, f"the references of {name} (or refs({partition}).p)", split)])
+        tree = picture_tree(folder, None if images is None else Path(images), split)
+        kept = _without(sentences, _ids(exclude_images))
+        super().__init__(f"{name}_{partition}", split, kept, instances, tree, cache, files)
+
+
+def _of_refs(refs: list[dict[str, Any]], split: str, text: TextField) -> Iterator[Sentence]:
+    for ref in refs:
+        if in_split(ref["split"], split):
+            for sentence in ref["sentences"]:
+                # `file_name` of a reference carries a suffix and names no file; the image record's is right
+                group = {"ref": ref["ref_id"], "sent": sentence["sent_id"], "image": ref["image_id"]}
+                words = sentence_text(sentence, text)
+                yield Sentence(ref["image_id"], str(sentence["sent_id"]), words, (ref["ann_id"],), (), group)
+
+
+def _of_records(instances: Instances) -> Iterator[Sentence]:
+    """One sentence an image record; sentences of one picture are brought together by `original_id`."""
+    owner: dict[int, int] = {}
+    annotations = {image: number for number, image in instances.image.items()}
+    if len(annotations) != len(instances.image):
+        raise DataError(f"{instances.path}: several annotations of one image record; expected one a sentence.")
+    for number, picture in instances.pictures.items():
+        place = f"{instances.path}: image {number}"
+        original = picture.record.get("original_id", picture.record.get("original_img_id", number))
+        first = owner.setdefault(original, number)
+        if number not in annotations:
+            raise DataError(f"{place}: has no annotation. The file is cut off; convert it again.")
+        instances.image[annotations[number]] = first  # all sentences of a picture share one video
+        group = {"image": original, "annotation": instances.original.get(annotations[number])}
+        text = require(picture.record, "caption", str, place)
+        yield Sentence(first, str(number), text, (annotations[number],), (), group)
+
+
+def _ids(path: Path | None) -> frozenset[int]:
+    if path is None:
+        return frozenset()
+    if not Path(path).is_file():
+        remedy = "Write one COCO image id a line, or leave `exclude_images` out."
+        raise Refused([Problem(str(path), "missing: the list of images to leave out", remedy, ("train",))])
+    return frozenset(int(line) for line in Path(path).read_text().split())
+
+
+def _without(sentences: Iterator[Sentence], ids: frozenset[int]) -> Iterator[Sentence]:
+    return (each for each in sentences if each.group["image"] not in ids)
+
+
+class RefCOCO(DiskData):
+    """RefCOCO, RefCOCO+ or RefCOCOg; single images, or pseudo-videos with the augmentation of that name.
+
+    Args:
+        root: folder that holds refcoco, refcoco+, refcocog (or one of them).
+        name: which of the three.
+        partition: "unc" for RefCOCO and RefCOCO+, "umd" for RefCOCOg, or "google".
+        train_split: "train", or None for none (likewise below).
+        val_split: "val".
+        test_split: "testA", "testB", "test" (for RefCOCO and + both), "val".
+        predict_split: likewise.
+        layout: the refer API's files, one COCO file a split, or whichever is there.
+        text: the sentence as typed or cleaned; the second layout has only the cleaned one.
+        images: folder of COCO train2014 pictures; None: looked for around `root`.
+        exclude_images: text file of COCO image ids kept out of training. The sets share pictures: a train picture of
+            one is a test picture of another.
+        cache: where converted files are kept; None: beside the annotations.
+        kwargs: see `VideoDataModule`.
+    """
+
+    licence = "COCO images: Flickr terms; annotations: CC BY 4.0; expressions: none stated"
+
+    def __init__(
+        self,
+        root: Path | str,
+        name: Name = "refcoco",
+        partition: Partition = "unc",
+        train_split: str | None = "train",
+        val_split: str | None = "val",
+        test_split: str | None = "test",
+        predict_split: str | None = "val",
+        layout: Layout = "auto",
+        text: TextField = "raw",
+        images: Path | None = None,
+        exclude_images: Path | None = None,
+        cache: Path | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(root, train_split, val_split, test_split, predict_split, **kwargs)
+        self.options = {"name": name, "partition": partition, "layout": layout, "text": text, "images": images}
+        self.cache, self.exclude_images = cache, exclude_images
+
+    def open(self, split: str) -> RefCOCOReader:
+        """See `DiskData.open`."""
+        exclude = self.exclude_images if split == "train" else None
+        return RefCOCOReader(self.root, split, **self.options, cache=self.cache, exclude_images=exclude)

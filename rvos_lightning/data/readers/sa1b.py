@@ -1,0 +1,109 @@
+"""SA-1B, or a subset of it: pictures with about a hundred masks each, as videos of one frame."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rvos_lightning.data.disk_data import DiskData
+from rvos_lightning.data.problems import Refused
+from rvos_lightning.data.reader import DataError, Item, Video
+from rvos_lightning.data.readers.annotation_files import read_json, require
+from rvos_lightning.data.readers.file_reader import FileReader, StoredMasks
+from rvos_lightning.data.readers.layout import missing
+from rvos_lightning.data.sources.file_tree import Folder
+from rvos_lightning.data.sources.image_files import ImageFrames
+from rvos_lightning.data.sources.rle_store import RleStore, Track, stored
+
+
+class SA1BReader(FileReader):
+    """`sa_<id>.jpg` and `sa_<id>.json` anywhere below `root`; an item is a mask, empty masks left out.
+
+    All JSON files are converted once to one mask store.
+    """
+
+    def __init__(
+        self,
+        root: Path | str,
+        split: str = "train",
+        files: Path | None = None,
+        max_area: float = 1.1,
+        cache: Path | None = None,
+    ) -> None:
+        """`files`: text file of picture names; `max_area`: share of the picture from which masks are left out."""
+        root = Path(root)
+        found = {path.stem: path for path in sorted(root.rglob("sa_*.json"))}
+        if files is not None:
+            wanted = [Path(name).stem for name in Path(files).read_text().split()]
+            lost = [name for name in wanted if name not in found]
+            if lost:
+                raise Refused(
+                    [missing(root / f"{lost[0]}.json", f"{len(lost)} of {len(wanted)} listed pictures", split)]
+                )
+            found = {name: found[name] for name in wanted}
+        if not found:
+            raise Refused([missing(root / "sa_1.json", "the annotations of SA-1B (sa_<id>.json)", split)])
+        self.annotations = list(found.values())
+        store = stored(self.annotations, self._tracks, cache, tag="sa1b")
+        places = {stem: path.parent.relative_to(root).as_posix() for stem, path in found.items()}
+        videos, items = _listing(store, places, max_area)
+        source = ImageFrames(Folder(root), still=True)
+        super().__init__("sa1b", split, videos, items, source, StoredMasks(store, "{video}/{object}"), [])
+
+    def _tracks(self) -> Iterator[Track]:
+        for path in self.annotations:
+            record = read_json(path)
+            for each in require(record, "annotations", list, str(path)):
+                number = require(each, "id", int, f"{path}: annotations")
+                yield Track(
+                    f"{path.stem}/{number}", [require(each, "segmentation", dict, f"{path}: annotation {number}")]
+                )
+
+
+def _listing(store: RleStore, places: dict[str, str], max_area: float) -> tuple[list[Video], list[Item]]:
+    masks: dict[str, list[int]] = {}
+    for key in store.keys():
+        stem, _, number = key.partition("/")
+        masks.setdefault(stem, []).append(int(number))
+    videos, items = [], []
+    for stem, folder in places.items():
+        numbers = sorted(masks.get(stem, []))
+        if not numbers:
+            continue
+        rows = store.rows([f"{stem}/{number}" for number in numbers])
+        height, width = store.sizes(rows[:1])[0].tolist()
+        if (store.sizes(rows) != [height, width]).any():
+            raise DataError(f"{stem}.json: masks of different sizes in one picture. Get the file again.")
+        videos.append(Video(stem, (f"{folder}/{stem}".removeprefix("./"),), (height, width)))
+        for number, area in zip(numbers, store.first_areas(rows).tolist(), strict=True):
+            if 0 < area < max_area * height * width:
+                items.append(Item(len(videos) - 1, str(number), None, (number,), (), {"object": number}))
+    return videos, items
+
+
+class SA1B(DiskData):
+    """SA-1B.
+
+    Args:
+        root: folder that holds the pictures and their JSON files, in any sub-folders.
+        files: text file of picture names, one a line, to use; None: all.
+        max_area: masks that cover this share of the picture or more are left out; above 1: none.
+        cache: where the mask store is kept; None: beside the annotations.
+        kwargs: see `VideoDataModule`.
+    """
+
+    licence = "SA-1B: its own research licence"
+
+    def __init__(
+        self,
+        root: Path | str,
+        files: Path | None = None,
+        max_area: float = 1.1,
+        cache: Path | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(root, "train", None, None, None, **kwargs)
+        self.files, self.max_area, self.cache = files, max_area, cache
+
+    def open(self, split: str) -> SA1BReader:
+        """See `DiskData.open`."""
+        return SA1BReader(self.root, split, self.files, self.max_area, self.cache)

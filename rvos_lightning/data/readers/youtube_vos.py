@@ -1,0 +1,60 @@
+"""YouTube-VOS 2018 and 2019, and sets laid out like it."""
+
+from pathlib import Path
+
+from rvos_lightning.data.reader import DataError, Video
+from rvos_lightning.data.readers.annotation_files import read_json, require
+from rvos_lightning.data.readers.label_index import LabelIndex
+from rvos_lightning.data.readers.layout import needed_tree
+from rvos_lightning.data.readers.vos_reader import VosReader, list_videos
+from rvos_lightning.data.sources.png_masks import OtherSize
+
+Meta = dict[tuple[str, int], tuple[str, list[str]]]  # (video, object) -> category, frames that show it
+
+
+class YouTubeVOSReader(VosReader):
+    """`<root>/<split>/{JPEGImages,Annotations}/<video>`; outside `train` only each object's first mask is public.
+
+    Objects may appear late. `meta.json` saves reading all masks once, and is not required.
+    """
+
+    def __init__(
+        self,
+        root: Path | str,
+        split: str,
+        all_frames: bool = False,
+        cache: Path | None = None,
+        name: str = "youtube_vos",
+        other_size: OtherSize = "error",
+    ) -> None:
+        """Lists videos and objects; `all_frames` takes frames from the 30 fps archive."""
+        root = Path(root)
+        folder = f"{split}_all_frames" if all_frames else split
+        frames = needed_tree(root, f"{folder}/JPEGImages", split)
+        masks = needed_tree(root, f"{split}/Annotations", split, "the masks")
+        meta = read_meta(root / split / "meta.json")
+        videos = list_videos(frames, masks)
+        index = index_of(videos, meta) if meta and split == "train" else LabelIndex.of_files(videos, masks, cache)
+        categories = {key: category for key, (category, _) in meta.items() if category}
+        public = ("some" if all_frames else "all") if split.startswith("train") else "first"
+        super().__init__(
+            name, split, videos, frames, masks, index, public, categories=categories, other_size=other_size
+        )
+
+
+def read_meta(path: Path) -> Meta:
+    """`meta.json` by (video, object); empty where there is none."""
+    if not path.is_file():
+        return {}
+    meta: Meta = {}
+    for video, record in require(read_json(path), "videos", dict, str(path)).items():
+        for label, facts in require(record, "objects", dict, f"{path}: video {video}").items():
+            if not label.isdecimal() or not 0 < int(label) < 255:
+                raise DataError(f"{path}: video {video}: object {label!r} is no number of a palette mask (1 to 254).")
+            meta[video, int(label)] = facts.get("category", ""), facts.get("frames") or []
+    return meta
+
+
+def index_of(videos: list[Video], meta: Meta) -> LabelIndex:
+    """The index that `meta.json` amounts to."""
+    return LabelIndex.of_lists(videos, {key: frames for key, (_, frames) in meta.items()})

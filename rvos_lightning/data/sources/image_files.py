@@ -1,0 +1,152 @@
+"""Frames as JPEG or PNG files, and masks as palette or grey PNG files, in a folder or a zip."""
+
+import io
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from rvos_lightning.data.reader import DataError, Video
+from rvos_lightning.data.sources.file_tree import FileTree
+
+TORCHVISION_RGB = 3  # torchvision.io.ImageReadMode.RGB
+Size = tuple[int, int]
+
+
+def decode_rgb(data: bytes, place: str) -> UInt8[Tensor, "3 height width"]:
+    """RGB of a JPEG or PNG file, in the file's own orientation (masks are drawn on it), grey repeated thrice.
+
+    Torchvision and OpenCV decode to equal pixels. The first is faster because it needs no reordering of axes; the
+    second takes over what it refuses, or where it is gone (its removal has been announced; its Python function
+    already warns at every call, so the operator beneath is called).
+
+    Raises:
+        DataError: not a readable image; names the place.
+    """
+    buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
+    if data[:2] == b"\xff\xd8":
+        try:
+            import torchvision  # noqa: F401  registers the operator
+
+            return torch.ops.image.decode_jpeg(buffer, TORCHVISION_RGB, False)
+        except (ImportError, AttributeError, RuntimeError):
+            pass
+    import cv2
+
+    picture = cv2.imdecode(buffer.numpy(), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if data else None
+    if picture is None:
+        raise DataError(f"{place}: not a readable image ({len(data)} bytes). Unpack or download the file again.")
+    return torch.from_numpy(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)).permute(2, 0, 1).contiguous()
+
+
+def decode_ids(data: bytes, place: str) -> UInt8[np.ndarray, "height width"]:
+    """Object numbers of a palette or grey PNG: the stored values, never the colours.
+
+    Raises:
+        DataError: unreadable, or a colour image, whose values are no object numbers.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.mode not in ("P", "L", "1"):
+                raise DataError(
+                    f"{place}: a mask must be a palette or grey PNG whose values are object numbers; this one has mode "
+                    f"{image.mode}. It was converted to colours somewhere; take the original file."
+                )
+            return np.asarray(image).astype(np.uint8, copy=False)
+    except (OSError, SyntaxError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{place}: not a readable PNG ({error}). Unpack or download the file again.") from error
+
+
+def image_size(data: bytes, place: str) -> Size:
+    """(height, width) from an image file's header."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return image.height, image.width
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{place}: not a readable image ({error}). Unpack or download the file again.") from error
+
+
+class FrameSource(ABC):
+    """Where frames come from: image files, or a video file."""
+
+    @abstractmethod
+    def read(self, video: Video, positions: Sequence[int]) -> UInt8[Tensor, "time 3 height width"]:
+        """Frames at distinct ascending positions."""
+
+    @abstractmethod
+    def size(self, video: Video) -> Size:
+        """(height, width) of a video, as its first frame says."""
+
+    @abstractmethod
+    def missing(self, video: Video) -> list[str]:
+        """Files that frames of a video should be in and that do not exist."""
+
+    @abstractmethod
+    def check(self, video: Video, position: int, fast: bool) -> Size:
+        """The size of one frame, from its header if `fast`, else after decoding it; DataError if unreadable."""
+
+
+class ImageFrames(FrameSource):
+    """One image file a frame: `<video>/<frame><suffix>`, or `<frame><suffix>` for still images."""
+
+    def __init__(self, tree: FileTree, suffix: str = ".jpg", still: bool = False) -> None:
+        """Files of `tree`; `still`: a video is one picture, its frame's name is the file's."""
+        self.tree, self.suffix, self.still = tree, suffix, still
+
+    def file(self, video: Video, position: int) -> str:
+        """File name, below the tree, of a frame."""
+        frame = video.frames[position]
+        return f"{frame}{self.suffix}" if self.still else f"{video.id}/{frame}{self.suffix}"
+
+    def read(self, video: Video, positions: Sequence[int]) -> UInt8[Tensor, "time 3 height width"]:
+        """See `FrameSource.read`."""
+        frames: UInt8[Tensor, "time 3 height width"] | None = None
+        for index, position in enumerate(positions):
+            name = self.file(video, position)
+            frame = decode_rgb(self.tree.read(name), f"{self.tree.place}/{name}")
+            if len(positions) == 1:
+                return frame[None]
+            if frames is None:
+                frames = frame.new_empty((len(positions), *frame.shape))
+            if frame.shape != frames.shape[1:]:
+                raise DataError(
+                    f"{self.tree.place}/{name}: {frame.shape[1]}x{frame.shape[2]} pixels, but another frame of the "
+                    f"video has {frames.shape[2]}x{frames.shape[3]}. All frames of a video must have one size."
+                )
+            frames[index] = frame
+        return torch.empty(0, 3, *self.size(video), dtype=torch.uint8) if frames is None else frames
+
+    def size(self, video: Video) -> Size:
+        """See `FrameSource.size`."""
+        return self.check(video, 0, fast=True)
+
+    def missing(self, video: Video) -> list[str]:
+        """See `FrameSource.missing`."""
+        if self.still:
+            return [] if self.tree.exists(self.file(video, 0)) else [self.file(video, 0)]
+        there = set(self.tree.names(video.id))
+        return [f"{video.id}/{f}{self.suffix}" for f in video.frames if f + self.suffix not in there]
+
+    def check(self, video: Video, position: int, fast: bool) -> Size:
+        """See `FrameSource.check`."""
+        name = self.file(video, position)
+        data, place = self.tree.read(name), f"{self.tree.place}/{name}"
+        if fast:
+            return image_size(data, place)
+        from PIL import Image
+
+        try:  # PIL notices a file that is cut off; the fast decoders fill up with grey
+            with Image.open(io.BytesIO(data)) as image:
+                image.load()
+                return image.height, image.width
+        except (OSError, SyntaxError, ValueError) as error:
+            raise DataError(f"{place}: not a readable image ({error}). Unpack or download it again.") from error

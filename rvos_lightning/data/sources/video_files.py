@@ -1,0 +1,264 @@
+"""Somebody's own pictures: a video file, a folder or glob of frames, or one image, with sentences or prompts."""
+
+import glob
+import re
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, UInt8
+from torch import Tensor
+
+from rvos_lightning.data.clips.given_prompts import GivenPrompts
+from rvos_lightning.data.module import Split, VideoDataModule
+from rvos_lightning.data.reader import DataError, Item, Reader, Video
+from rvos_lightning.data.sources.image_files import decode_rgb
+from rvos_lightning.data.sources.mp4_frames import open_video, presentation_times
+
+IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
+VIDEOS = {".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".gif"}
+
+
+class Footage(ABC):
+    """Frames of one video in order.
+
+    Attributes:
+        id: file or folder name without suffix.
+        frames: frame names.
+        size: (height, width) in pixels.
+        rate: frames a second; None for still images.
+    """
+
+    id: str
+    frames: tuple[str, ...]
+    size: tuple[int, int]
+    rate: float | None = None
+
+    @abstractmethod
+    def read(self, positions: Sequence[int]) -> UInt8[Tensor, "time 3 height width"]:
+        """RGB frames at positions."""
+
+
+class ImageFootage(Footage):
+    """Image files as frames, in natural order of their names ("2.jpg" before "10.jpg").
+
+    Args:
+        paths: the files.
+        id: name of the video they make up.
+
+    Raises:
+        DataError: a file is unreadable or of another size than the first; names it.
+    """
+
+    def __init__(self, paths: Sequence[Path], id: str) -> None:
+        self.paths = sorted(paths, key=_natural)
+        self.id = id
+        self.frames = tuple(path.stem for path in self.paths)
+        self.size = tuple(decode_rgb(_bytes(self.paths[0]), str(self.paths[0])).shape[1:])
+
+    def read(self, positions: Sequence[int]) -> UInt8[Tensor, "time 3 height width"]:
+        """See `Footage.read`."""
+        return torch.stack([self._one(self.paths[p]) for p in positions])
+
+    def _one(self, path: Path) -> UInt8[Tensor, "3 height width"]:
+        frame = decode_rgb(_bytes(path), str(path))
+        if tuple(frame.shape[1:]) != self.size:
+            raise DataError(
+                f"{path}: {frame.shape[2]}x{frame.shape[1]} pixels, but {self.paths[0].name} has "
+                f"{self.size[1]}x{self.size[0]}: frames of one video must be of one size; resize or move it away"
+            )
+        return frame
+
+
+class VideoFootage(Footage):
+    """A video file, decoded on the way: reading window after window decodes every frame once.
+
+    Args:
+        path: the file.
+
+    Raises:
+        DataError: missing or unreadable; names the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.id = path, path.stem
+        self.times = presentation_times(str(path))
+        self.frames = tuple(f"{i:05d}" for i in range(len(self.times)))
+        self.decoded = 0  # frames decoded so far, for tests of the promise above
+        self._forget()
+        with open_video(str(path)) as container:
+            rate = container.streams.video[0].average_rate
+            self.rate = None if rate is None else float(rate)
+        height, width = self.read([0]).shape[-2:]
+        self.size = (int(height), int(width))
+
+    def _forget(self) -> None:
+        # The reading-ahead thread and the main thread (context frames) may both ask.
+        self._lock, self._stream, self._next, self._last = threading.Lock(), None, 0, None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key not in ("_lock", "_stream", "_next", "_last")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget()
+
+    def read(self, positions: Sequence[int]) -> UInt8[Tensor, "time 3 height width"]:
+        """See `Footage.read`."""
+        with self._lock:
+            found = dict(self._ordered(sorted(set(positions))))
+        return torch.stack([found[p] for p in positions])
+
+    def _ordered(self, positions: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
+        for position in positions:
+            if self._last is None or self._last[0] != position:
+                if self._stream is None or position < self._next:
+                    self._stream, self._next = self._decode(), 0
+                for index, frame in self._stream:
+                    self._next = index + 1
+                    if index >= position:
+                        self._last = index, _rgb(frame)
+                        break
+                else:
+                    raise DataError(f"{self.path}: frame {position} of {len(self.times)} cannot be decoded; cut it off")
+            assert self._last is not None
+            yield position, self._last[1]
+
+    def _decode(self) -> Iterator[tuple[int, Any]]:
+        import av
+
+        with open_video(str(self.path)) as container:
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            try:
+                for frame in container.decode(stream):
+                    if frame.pts is not None:
+                        self.decoded += 1
+                        yield int(np.searchsorted(self.times, frame.pts)), frame
+            except av.FFmpegError as error:
+                raise DataError(f"{self.path}: decoding fails ({error}): repair or re-encode the file") from error
+
+
+def _rgb(frame: Any) -> UInt8[Tensor, "3 height width"]:
+    """A frame as a player shows it: telephones store films lying on the side with a note to turn them."""
+    picture = torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1)
+    turns = round(getattr(frame, "rotation", 0) / 90) % 4
+    return torch.rot90(picture, turns, (1, 2)).contiguous()
+
+
+def _natural(path: Path) -> list[Any]:
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}): check the path and its permissions") from error
+
+
+def open_footage(path: str | Path) -> list[Footage]:
+    """What a path means: a video, an image, a folder of frames or of videos, or a glob of either.
+
+    Raises:
+        DataError: nothing there, or nothing readable in it; names the path.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        return _collection(sorted(path.iterdir(), key=_natural), path.name, str(path))
+    if path.is_file():
+        if path.suffix.lower() in IMAGES:
+            return [ImageFootage([path], path.stem)]
+        return [VideoFootage(path)]
+    found = [Path(name) for name in glob.glob(str(path))]
+    if not found:
+        what = "no file matches" if glob.has_magic(str(path)) else "no such file or folder"
+        raise DataError(f"{path}: {what} (data.path may be a video, an image, a folder of frames, or a quoted glob)")
+    return _collection(sorted(found, key=_natural), found[0].parent.resolve().name, str(path))
+
+
+def _collection(paths: Sequence[Path], id: str, place: str) -> list[Footage]:
+    images = [path for path in paths if path.suffix.lower() in IMAGES]
+    if images:
+        return [ImageFootage(images, id)]
+    videos = [path for path in paths if path.suffix.lower() in VIDEOS]
+    if not videos:
+        raise DataError(f"{place}: neither frames ({', '.join(sorted(IMAGES))}) nor videos in it")
+    return [VideoFootage(path) for path in videos]
+
+
+class FootageReader(Reader):
+    """Every sentence for every video, or what a user points at; truth unknown."""
+
+    name, split = "video_files", "predict"
+
+    def __init__(
+        self, footage: Sequence[Footage], expressions: Sequence[str], given: GivenPrompts | None = None
+    ) -> None:
+        self.footage = list(footage)
+        self.videos = [Video(one.id, one.frames, one.size) for one in footage]
+        said: list[tuple[str, str | None]] = [(str(number), text) for number, text in enumerate(expressions)]
+        self.items = [
+            Item(v, name, text, None, (), {"fps": one.rate})
+            for v, one in enumerate(footage)
+            for name, text in (said if given is None else [(name, None) for name in given.objects(one.id)])
+        ]
+
+    def read_frames(self, video: int, positions: Sequence[int]) -> UInt8[Tensor, "time 3 height width"]:
+        """See `Reader.read_frames`."""
+        return self.footage[video].read(positions)
+
+    def read_masks(
+        self, item: int, positions: Sequence[int]
+    ) -> tuple[Bool[Tensor, "time height width"], Bool[Tensor, "time"]] | None:
+        """Nobody knows."""
+        return None
+
+
+class VideoFiles(VideoDataModule):
+    """Your own pictures, for `predict`; decoded on the way, so that length costs no memory.
+
+    Args:
+        path: a video, an image, a folder of frames (or of videos), a quoted glob; or several of these.
+        expressions: what to look for, in words; each is looked for in every video.
+        prompts: instead of words clicks, boxes or masks, for promptable systems: a JSON file or its content, see
+            `GivenPrompts`.
+        kwargs: see `VideoDataModule`; `size` should be the size the network was trained at.
+    """
+
+    def __init__(
+        self,
+        path: str | list[str],
+        expressions: list[str] | None = None,
+        prompts: str | list[dict[str, Any]] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.paths = [path] if isinstance(path, str) else list(path)
+        self.expressions, self.prompts = expressions or [], prompts
+
+    def check(self) -> None:
+        """Also refuses missing and empty expressions."""
+        super().check()
+        if self.prompts is not None:
+            if self.expressions:
+                raise DataError("data.expressions and data.prompts are both given: look for words or point, not both")
+            return
+        if not self.expressions or not all(text.strip() for text in self.expressions):
+            what = "one is empty" if self.expressions else "none given"
+            raise DataError(f"data.expressions: {what}; say what to look for, e.g. '[\"the dog that jumps\"]'")
+
+    def reader(self, split: Split) -> FootageReader | None:
+        """Prediction only."""
+        if split != "predict":
+            return None
+        footage = [one for path in self.paths for one in open_footage(path)]
+        given = None
+        if self.prompts is not None:
+            given = self.simulate_user = GivenPrompts(self.prompts)
+            given.check({one.id: (len(one.frames), one.size) for one in footage})
+        return FootageReader(footage, self.expressions, given)

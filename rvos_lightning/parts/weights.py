@@ -1,0 +1,228 @@
+"""Official checkpoints in and out, strict loading, freezing.
+
+    python -m rvos_lightning.parts.weights samwise official.pth ours.safetensors
+
+imports `rvos_lightning.systems.samwise.official`, applies its `KEY_MAP` and fails unless every key on both
+sides is accounted for.
+"""
+
+import argparse
+import importlib
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+
+class WeightsError(ValueError):
+    """A checkpoint that does not fit; the message names the keys and the remedy."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Renames every key that `pattern` (a regular expression) fully matches.
+
+    Attributes:
+        pattern: regular expression over the whole key.
+        names: replacement template(s); several when one tensor becomes several keys.
+        change: turns the tensor into as many tensors as there are names (splits, reshapes); default: copies.
+    """
+
+    pattern: str
+    names: str | tuple[str, ...]
+    change: Callable[[Tensor], Sequence[Tensor]] | None = None
+
+    def apply(self, key: str, tensor: Tensor) -> dict[str, Tensor] | None:
+        """The renamed tensors, or None when the key does not match."""
+        match = re.fullmatch(self.pattern, key)
+        if match is None:
+            return None
+        names = (self.names,) if isinstance(self.names, str) else self.names
+        tensors = self.change(tensor) if self.change else [tensor] * len(names)
+        return {match.expand(name): part for name, part in zip(names, tensors, strict=True)}
+
+
+@dataclass(frozen=True)
+class KeyMap:
+    """Ordered rules from one checkpoint layout to another.
+
+    Attributes:
+        rules: the first that matches a key wins.
+        drop: patterns of source keys left out on purpose.
+        missing: patterns of target keys that the source is allowed not to have.
+    """
+
+    rules: Sequence[Rule]
+    drop: Sequence[str] = ()
+    missing: Sequence[str] = ()
+
+    def rename(self, state: Mapping[str, Tensor]) -> "Renamed":
+        """Apply the rules; keys that no rule and no drop pattern knows are listed in `unknown`."""
+        result = Renamed()
+        for key, tensor in state.items():
+            if _any_match(self.drop, key):
+                result.dropped.append(key)
+                continue
+            for rule in self.rules:
+                if (renamed := rule.apply(key, tensor)) is not None:
+                    result.state.update(renamed)
+                    break
+            else:
+                result.unknown.append(key)
+        return result
+
+
+@dataclass
+class Renamed:
+    """The outcome of `KeyMap.rename`: the new state dict, and what was left out or not understood."""
+
+    state: dict[str, Tensor] = field(default_factory=dict)
+    dropped: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+
+
+def convert(state: Mapping[str, Tensor], key_map: KeyMap, target: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename `state` for a module whose state dict is `target`, accounting for every key on both sides.
+
+    Raises:
+        WeightsError: a source key no rule knows, a target key nothing fills, or a shape that differs.
+    """
+    renamed = key_map.rename(state)
+    surplus = [key for key in renamed.state if key not in target]
+    missing = [key for key in target if key not in renamed.state and not _any_match(key_map.missing, key)]
+    shapes = [
+        f"{key}: checkpoint {tuple(tensor.shape)}, model {tuple(target[key].shape)}"
+        for key, tensor in renamed.state.items()
+        if key in target and tensor.shape != target[key].shape
+    ]
+    problems = [
+        f"{len(keys)} {what}, first: {', '.join(keys[:3])}"
+        for what, keys in (
+            ("keys no rule knows", renamed.unknown),
+            ("keys the model does not have", surplus),
+            ("keys the checkpoint does not fill", missing),
+            ("shapes that differ", shapes),
+        )
+        if keys
+    ]
+    if problems:
+        raise WeightsError("checkpoint does not fit: " + "; ".join(problems))
+    return renamed.state
+
+
+def report(state: Mapping[str, Tensor], key_map: KeyMap, target: Mapping[str, Tensor]) -> str:
+    """Four lines: keys used, left out on purpose, missing on purpose, parameters loaded."""
+    renamed = key_map.rename(state)
+    absent = [key for key in target if key not in renamed.state]
+    return (
+        f"used      {len(renamed.state)} of {len(target)} model keys from {len(state)} checkpoint keys\n"
+        f"left out  {len(renamed.dropped)} on purpose{_examples(renamed.dropped)}\n"
+        f"missing   {len(absent)} on purpose{_examples(absent)}\n"
+        f"numbers   {sum(t.numel() for t in renamed.state.values()):,}"
+    )
+
+
+def freeze(module: nn.Module, train_mode: bool = False) -> nn.Module:
+    """No gradients and eval mode, which also survives `train()` calls on parents.
+
+    Args:
+        module: frozen in place and returned.
+        train_mode: keep following the parent's mode (dropout of frozen parts on, as some originals train).
+    """
+    module.requires_grad_(False)
+    if not train_mode:
+        module.eval()
+        module.train = lambda mode=True: module  # type: ignore[method-assign, assignment]
+    return module
+
+
+def mark_reproducible(module: nn.Module, source: str) -> nn.Module:
+    """Say that this module's frozen weights can be read again from `source`, so checkpoints may leave them out."""
+    module.weights_source = source  # type: ignore[assignment]
+    return module
+
+
+def reproducible_prefixes(network: nn.Module) -> list[str]:
+    """Key prefixes of wholly frozen modules that were loaded from a file (`mark_reproducible`)."""
+    return [
+        f"{name}."
+        for name, module in network.named_modules()
+        if hasattr(module, "weights_source") and not any(p.requires_grad for p in module.parameters())
+    ]
+
+
+def load_official(path: Path | str, allow: Iterable[type] = ()) -> dict[str, Tensor]:
+    """Read a .safetensors, a sharded folder or a torch file as a flat dict of tensors, never executing code.
+
+    Args:
+        path: a file, or a folder of safetensors shards.
+        allow: harmless classes a torch file may contain beside tensors (e.g. `argparse.Namespace`).
+
+    Raises:
+        WeightsError: the file is missing, unreadable or holds other objects.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise WeightsError(f"{path}: no such checkpoint; give a path that exists")
+    if path.is_dir() or path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+        if not files:
+            raise WeightsError(f"{path}: a folder without *.safetensors; give the folder that holds the shards")
+        return {key: tensor for file in files for key, tensor in load_file(file).items()}
+    try:
+        with torch.serialization.safe_globals(list(allow)):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises several kinds; all mean the same to a user
+        raise WeightsError(f"{path}: cannot be read safely as weights: {str(error).splitlines()[0]}") from error
+    for wrapper in ("model", "state_dict"):
+        if isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    return {key.removeprefix("module."): value for key, value in content.items() if isinstance(value, Tensor)}
+
+
+def save(state: Mapping[str, Tensor], path: Path | str, metadata: Mapping[str, str] | None = None) -> None:
+    """Write safetensors through a temporary file, so that a killed write never leaves half a file."""
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    save_file({key: tensor.contiguous().clone() for key, tensor in state.items()}, partial, dict(metadata or {}))
+    partial.replace(path)
+
+
+def _any_match(patterns: Iterable[str], key: str) -> bool:
+    return any(re.fullmatch(pattern, key) for pattern in patterns)
+
+
+def _examples(keys: Sequence[str]) -> str:
+    return f" ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})" if keys else ""
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Convert an official checkpoint: `rvos_lightning.parts.weights <system> <source> <destination> [--export]`."""
+    parser = argparse.ArgumentParser(prog="python -m rvos_lightning.parts.weights", description=main.__doc__)
+    parser.add_argument("system", help="folder in rvos_lightning/systems, e.g. samwise")
+    parser.add_argument("source", type=Path)
+    parser.add_argument("destination", type=Path)
+    parser.add_argument("--export", action="store_true", help="from our layout back to the official one")
+    options = parser.parse_args(args)
+    try:
+        official = importlib.import_module(f"rvos_lightning.systems.{options.system}.official")
+    except ModuleNotFoundError as error:
+        known = sorted(p.parent.name for p in (Path(__file__).parents[1] / "systems").glob("*/official.py"))
+        parser.exit(2, f"unknown system {options.system!r}; known: {', '.join(known)} ({error})\n")
+    try:
+        action = official.export_official if options.export else official.import_official
+        print(action(options.source, options.destination))
+    except WeightsError as error:
+        parser.exit(2, f"{error}\n")
+
+
+if __name__ == "__main__":
+    main()

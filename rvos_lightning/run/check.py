@@ -1,0 +1,147 @@
+"""The data doctor: `python -m rvos_lightning.run.check -c configs/data/mevis.yaml [--fast]`.
+
+Opens every split that a data configuration uses, compares counts with the published ones, looks for missing and
+unreadable files, masks that do not fit, repeated ids and empty expressions, and says what each gap blocks.
+Exit status: 0 nothing is blocked, 1 something is (with --strict: anything at all was found), 2 wrong usage.
+"""
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from os import cpu_count
+from typing import Any, NamedTuple
+
+from rvos_lightning.data.problems import Problem, Refused
+from rvos_lightning.data.reader import DataError, Reader
+from rvos_lightning.data.readers.examination import digest, examine, leaks
+
+ROLES = {"train": "train", "val": "validate", "test": "validate", "predict": "submit"}
+"""What the trainer's splits are for, in the doctor's words."""
+
+
+class Finding(NamedTuple):
+    """A problem of a split."""
+
+    split: str
+    problem: Problem
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Examines and prints; returns the exit status."""
+    options, data = parse(args)
+    findings, facts = diagnose(data, options.fast)
+    show(findings, facts, options.rows)
+    return int(any(finding.problem.blocks or options.strict for finding in findings))
+
+
+def parse(args: Sequence[str] | None) -> tuple[Any, Any]:
+    """The options and the data module that the files and flags describe."""
+    from jsonargparse import ArgumentParser, set_parsing_settings
+
+    from rvos_lightning.data.module import VideoDataModule
+
+    set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    parser = ArgumentParser(prog="python -m rvos_lightning.run.check", description=__doc__, parser_mode="omegaconf+")
+    parser.add_argument("-c", "--config", action="config", help="a file of configs/data/")
+    parser.add_argument("--data", type=VideoDataModule, required=True, help="data module, flags as in `fit`")
+    parser.add_argument("--fast", action="store_true", help="names and headers only; decode nothing")
+    parser.add_argument("--strict", action="store_true", help="fail on anything found, counts included")
+    parser.add_argument("--rows", type=int, default=15, help="rows of the table a split")
+    options = parser.parse_args(args)
+    return options, parser.instantiate(options).data
+
+
+def diagnose(data: Any, fast: bool) -> tuple[list[Finding], list[str]]:
+    """Everything found in the splits of a data module, and one line of facts a split."""
+    findings: list[Finding] = []
+    facts: list[str] = []
+    for name, source in getattr(data, "sources", {}).items():  # a mixture
+        found, lines = diagnose(source, fast)
+        findings += [finding._replace(split=f"{name} {finding.split}") for finding in found]
+        facts += lines
+    if facts:
+        return findings, facts
+    readers: dict[str, Reader] = {}
+    for split, roles in splits(data).items():
+        blocks = tuple(dict.fromkeys(ROLES[role] for role in roles))
+        try:
+            reader = data.reader(roles[0])
+        except DataError as error:
+            refused = error.problems if isinstance(error, Refused) else (as_problem(error, blocks),)
+            findings += [Finding(split, replace(problem, blocks=problem.blocks and blocks)) for problem in refused]
+            facts.append(f"{split}: cannot be opened")
+            continue
+        if reader is None:
+            continue
+        readers[split] = reader
+        facts.append(
+            f"{reader.name} {split}: {len(reader.videos)} videos, {len(reader.items)} items{digest(reader, fast)}"
+        )
+        for problem in examined(reader, fast):
+            findings.append(Finding(split, replace(problem, blocks=problem.blocks and blocks)))
+    findings += [Finding(f"{one}, {other}", problem) for one, other, problem in leaks(readers)]
+    return findings, facts
+
+
+def splits(data: Any) -> dict[str, list[str]]:
+    """The splits a data module names, each with the tasks it serves."""
+    named = getattr(data, "splits", {role: role for role in ROLES})
+    out: dict[str, list[str]] = {}
+    for role, split in named.items():
+        if split is not None:
+            out.setdefault(split, []).append(role)
+    return out
+
+
+def as_problem(error: DataError, blocks: tuple[str, ...]) -> Problem:
+    """An error as a problem; its message already names place and remedy."""
+    place, _, rest = str(error).partition(": ")
+    return Problem(place, rest or str(error), "", blocks)
+
+
+def examined(reader: Reader, fast: bool) -> Iterator[Problem]:
+    """`examine` with a progress bar on the terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    with ThreadPoolExecutor(cpu_count()) as pool:
+        steps = examine(reader, fast, pool)
+        total = len(reader.videos) + 1
+        for problems in track(
+            steps, f"{reader.name} {reader.split}", total, console=console, disable=not console.is_terminal
+        ):
+            yield from problems
+
+
+def show(findings: Sequence[Finding], facts: Sequence[str], rows: int) -> None:
+    """The table, what was read, and what can be done with it."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
+    for fact in facts:
+        console.print(Text(fact))
+    if findings:
+        table = Table("split", "where", "what", "blocks", "remedy", show_lines=True)
+        counts: dict[str, int] = {}
+        for finding in sorted(findings, key=lambda finding: not finding.problem.blocks):
+            counts[finding.split] = counts.get(finding.split, 0) + 1
+            if counts[finding.split] <= rows:
+                problem = finding.problem
+                cells = (finding.split, problem.place, problem.what, ", ".join(problem.blocks) or "-", problem.remedy)
+                table.add_row(*map(Text, cells))
+        for split, count in counts.items():
+            if count > rows:
+                table.add_row(Text(split), f"... and {count - rows} more", "", "", "--rows shows more")
+        console.print(table)
+    blocked = {block for finding in findings for block in finding.problem.blocks}
+    verdict = [f"{task}: {'NO' if task in blocked else 'yes'}" for task in ("train", "validate", "submit")]
+    console.print(Text("   ".join(verdict)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

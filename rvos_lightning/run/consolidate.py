@@ -1,0 +1,83 @@
+"""One ordinary weights file from any strategy's checkpoint.
+
+    python -m rvos_lightning.run.consolidate RUN/checkpoints/last.ckpt weights.safetensors
+
+reads a checkpoint file (DDP, one process), a folder of FSDP2 shards or a folder of DeepSpeed shards, on one CPU,
+and writes the network's weights. `--model.weights weights.safetensors` starts from them under any strategy.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rvos_lightning.parts.weights import WeightsError, save
+
+PREFIX = "network."
+
+
+def consolidate(source: Path) -> dict[str, Tensor]:
+    """The network's whole state, keys as in `Network.state_dict()`.
+
+    Raises:
+        WeightsError: not a checkpoint of a run.
+    """
+    if not source.exists():
+        raise WeightsError(f"{source}: no such checkpoint; give RUN/checkpoints/last.ckpt or best.ckpt")
+    if source.is_file():
+        state = torch.load(source, map_location="cpu", weights_only=True, mmap=True).get("state_dict", {})
+    elif (source / ".metadata").exists():
+        state = from_fsdp2(source)
+    elif (source / "latest").exists():
+        state = from_deepspeed(source)
+    else:
+        raise WeightsError(f"{source}: a folder with neither FSDP2 (.metadata) nor DeepSpeed (latest) shards in it")
+    network = {key.split(PREFIX, 1)[1]: tensor for key, tensor in state.items() if PREFIX in key}
+    if not network:
+        raise WeightsError(f"{source}: holds no key with {PREFIX!r}: not a run's checkpoint")
+    return network
+
+
+def from_fsdp2(folder: Path) -> dict[str, Tensor]:
+    """Assemble torch's distributed checkpoint, weights only."""
+    from torch.distributed import checkpoint
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+    reader = checkpoint.FileSystemReader(folder)
+    start = "state_dict."
+    state = {
+        key.removeprefix(start): torch.empty(entry.size, dtype=entry.properties.dtype)
+        for key, entry in reader.read_metadata().state_dict_metadata.items()
+        if key.startswith(start) and isinstance(entry, TensorStorageMetadata)
+    }
+    checkpoint.load({"state_dict": state}, storage_reader=reader, no_dist=True)
+    return state
+
+
+def from_deepspeed(folder: Path) -> Mapping[str, Tensor]:
+    """Assemble ZeRO shards in 32 bit; DeepSpeed reads its files with pickle, so only open your own."""
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    return get_fp32_state_dict_from_zero_checkpoint(str(folder))
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Gather a checkpoint's network weights, sharded or not, in one safetensors file."""
+    parser = argparse.ArgumentParser(prog="python -m rvos_lightning.run.consolidate", description=main.__doc__)
+    parser.add_argument("checkpoint", type=Path, help="RUN/checkpoints/last.ckpt, a file or a folder")
+    parser.add_argument("destination", type=Path, help="weights.safetensors")
+    options = parser.parse_args(args)
+    try:
+        state = consolidate(options.checkpoint)
+        save(state, options.destination)
+    except WeightsError as error:
+        parser.exit(2, f"error: {error}\n")
+    size = options.destination.stat().st_size / 2**20
+    numbers = sum(tensor.numel() for tensor in state.values())
+    print(f"{len(state)} tensors, {numbers:,} numbers, {size:.1f} MiB: {options.destination}")
+
+
+if __name__ == "__main__":
+    main()
