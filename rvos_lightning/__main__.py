@@ -1,6 +1,6 @@
-"""`python -m rvos_lightning {fit,validate,test,predict} -c config.yaml [flags]`."""
+"""`python -m rvos_lightning VERB ...`, the same as `rvos VERB ...`."""
 
-from rvos_lightning.run.cli import main
+from rvos_lightning.run.cli import command
 
 if __name__ == "__main__":
-    main()
+    command()

@@ -159,10 +159,3 @@ def test_weights_of_another_system_are_refused(run, capsys, tmp_path):
     args = ["fit", "-c", "configs/tiny.yaml", *QUICK, "--model.weights", tmp_path / "other.safetensors"]
     text = refused(run, capsys, *args)
     assert "another system" in text and "somewhere.else" in text
-
-
-def test_no_network_unless_a_hub_id_is_named():
-    from rvos_lightning.run.lightning_cli import names_hub
-
-    assert names_hub("facebook/sam2-hiera-large")
-    assert not names_hub("configs/tiny.yaml") and not names_hub("/a/b") and not names_hub("word")

@@ -83,7 +83,7 @@ def fit(system: str, strategy: str, folder: Path, *more: object) -> str:
 def consolidated(folder: Path) -> dict[str, torch.Tensor]:
     """What the one command writes."""
     out = folder / "weights.safetensors"
-    consolidate.main([str(folder / "checkpoints/last.ckpt"), str(out)])
+    consolidate.gather(folder / "checkpoints/last.ckpt", out)
     return load_file(out)
 
 

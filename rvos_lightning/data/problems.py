@@ -45,7 +45,7 @@ class Refused(DataError):
             return
         lines = [str(problem) for problem in self.problems[:SHOWN]]
         if len(self.problems) > SHOWN:
-            lines.append(f"... and {len(self.problems) - SHOWN} more; `python -m rvos_lightning.run.check` lists all.")
+            lines.append(f"... and {len(self.problems) - SHOWN} more; `rvos check` lists all.")
         super().__init__("\n".join(lines))
 
 

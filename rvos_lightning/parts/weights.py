@@ -1,13 +1,11 @@
 """Official checkpoints in and out, strict loading, freezing.
 
-    python -m rvos_lightning.parts.weights samwise official.pth ours.safetensors
+    rvos convert samwise official.pth ours.safetensors
 
 imports `rvos_lightning.systems.samwise.official`, applies its `KEY_MAP` and fails unless every key on both
 sides is accounted for.
 """
 
-import argparse
-import importlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -202,27 +200,3 @@ def _any_match(patterns: Iterable[str], key: str) -> bool:
 
 def _examples(keys: Sequence[str]) -> str:
     return f" ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})" if keys else ""
-
-
-def main(args: Sequence[str] | None = None) -> None:
-    """Convert an official checkpoint: `rvos_lightning.parts.weights <system> <source> <destination> [--export]`."""
-    parser = argparse.ArgumentParser(prog="python -m rvos_lightning.parts.weights", description=main.__doc__)
-    parser.add_argument("system", help="folder in rvos_lightning/systems, e.g. samwise")
-    parser.add_argument("source", type=Path)
-    parser.add_argument("destination", type=Path)
-    parser.add_argument("--export", action="store_true", help="from our layout back to the official one")
-    options = parser.parse_args(args)
-    try:
-        official = importlib.import_module(f"rvos_lightning.systems.{options.system}.official")
-    except ModuleNotFoundError as error:
-        known = sorted(p.parent.name for p in (Path(__file__).parents[1] / "systems").glob("*/official.py"))
-        parser.exit(2, f"unknown system {options.system!r}; known: {', '.join(known)} ({error})\n")
-    try:
-        action = official.export_official if options.export else official.import_official
-        print(action(options.source, options.destination))
-    except WeightsError as error:
-        parser.exit(2, f"{error}\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""The data doctor: `python -m rvos_lightning.run.check -c configs/data/mevis.yaml [--fast]`.
+"""The data doctor: `rvos check -c configs/data/mevis.yaml [--fast]`.
 
 Opens every split that a data configuration uses, compares counts with the published ones, looks for missing and
 unreadable files, masks that do not fit, repeated ids and empty expressions, and says what each gap blocks.
@@ -43,7 +43,7 @@ def parse(args: Sequence[str] | None) -> tuple[Any, Any]:
     from rvos_lightning.data.module import VideoDataModule
 
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
-    parser = ArgumentParser(prog="python -m rvos_lightning.run.check", description=__doc__, parser_mode="omegaconf+")
+    parser = ArgumentParser(prog="rvos check", description=__doc__, parser_mode="omegaconf+")
     parser.add_argument("-c", "--config", action="config", help="a file of configs/data/")
     parser.add_argument("--data", type=VideoDataModule, required=True, help="data module, flags as in `fit`")
     parser.add_argument("--fast", action="store_true", help="names and headers only; decode nothing")
@@ -141,7 +141,3 @@ def show(findings: Sequence[Finding], facts: Sequence[str], rows: int) -> None:
     blocked = {block for finding in findings for block in finding.problem.blocks}
     verdict = [f"{task}: {'NO' if task in blocked else 'yes'}" for task in ("train", "validate", "submit")]
     console.print(Text("   ".join(verdict)))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

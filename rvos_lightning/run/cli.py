@@ -1,39 +1,83 @@
-"""The command line's front door: help at once, everything heavy only when a subcommand runs."""
+"""The command line's front door, `rvos` = `python -m rvos_lightning`: help at once, heavy imports only when needed."""
 
+import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from difflib import get_close_matches
+from importlib import import_module
+from importlib.metadata import version
+from typing import Any
 
-if TYPE_CHECKING:
-    from rvos_lightning.run.lightning_cli import RVOSCLI
+from rvos_lightning.run.usage import FRONT, PAGES
 
-HELP = """usage: python -m rvos_lightning {fit,validate,test,predict} -c CONFIG.yaml [-c MORE.yaml] [--key value ...]
-
-Language-guided and promptable video segmentation: a system is a YAML file, any value of it a flag.
-
-  fit        train (and validate)         python -m rvos_lightning fit -c configs/tiny.yaml
-  validate   score on the validation set  ... validate -c configs/tiny.yaml --model.weights WEIGHTS
-  test       score on the test set        ... test -c configs/tiny.yaml --ckpt_path CHECKPOINT
-  predict    segment your own video       ... predict -c CONFIG --data rvos_lightning.data.VideoFiles \\
-                                              --data.path x.mp4 --data.expressions '["the ..."]'
-
-  -c, --config FILE          may repeat; later files and flags win
-  --print_config             show the merged configuration; what it prints runs as it is
-  --objectives.NAME ...      swap, re-weight or remove (null) a loss
-  --callbacks.NAME ...       the same for what watches a run
-  --ckpt_path FILE|last      continue a run; --model.weights FILE starts from weights
-
-Every option of a subcommand:  python -m rvos_lightning fit --help
-Options of a part:             ... fit --model.network.help rvos_lightning.core.network.PromptedSegmenter
-"""
+VERBS = {
+    "fit": "lightning_cli",
+    "validate": "lightning_cli",
+    "test": "lightning_cli",
+    "predict": "lightning_cli",
+    "check": "check",
+    "score": "score",
+    "convert": "convert",
+    "forecast": "forecast",
+    "sweep": "sweep",
+    "sample": "sample",
+    "parts": "parts",
+    "demo": "demo",
+}
+"""Verb -> module of `rvos_lightning.run` whose `main(words)` answers it."""
 
 
-def main(args: Sequence[str] | None = None) -> "RVOSCLI | None":
-    """Run the command line; `args` as in `sys.argv[1:]`, so that tests call it in process."""
-    given = list(sys.argv[1:] if args is None else args)
-    if not given or given[0] in ("-h", "--help"):
-        print(HELP)
-        return None
-    from rvos_lightning.run.lightning_cli import run
+def main(args: Sequence[str] | None = None) -> Any:
+    """Run a command line; `args` as in `sys.argv[1:]`, so that tests call it in process.
 
-    return run(None if args is None else given)
+    Returns:
+        The `LightningCLI` object of fit, validate, test and predict; the exit status of all others.
+    """
+    words = list(sys.argv[1:] if args is None else args)
+    verb = words[0] if words else "--help"
+    if verb in ("-h", "--help", "help"):
+        print(FRONT)
+        return 0
+    if verb == "--version":
+        print(f"rvos_lightning {version('rvos_lightning')}")
+        return 0
+    if verb == "--completion":
+        from rvos_lightning.run.completion import script
+
+        print(script(words[1] if len(words) > 1 else "bash", VERBS, PAGES))
+        return 0
+    if verb not in VERBS:
+        near = get_close_matches(verb, VERBS, n=3, cutoff=0.4)
+        hint = f"\n  nearest   {', '.join(near)}" if near else ""
+        sys.exit(_usage(f"error: no verb {verb!r}\n  expected  one of: {', '.join(VERBS)}{hint}"))
+    asked = [word for word in words[1:] if word in ("-h", "--help")]
+    if asked and words[-1] != "all":
+        print(PAGES[verb])
+        return 0
+    if asked:
+        words = [word for word in words[:-1] if word not in ("-h", "--help")] + ["--help"]
+    stay_offline(words)
+    module = import_module(f"rvos_lightning.run.{VERBS[verb]}")
+    return module.main(words if VERBS[verb] == "lightning_cli" else words[1:])
+
+
+def command() -> None:
+    """The console script: ends with the verb's exit status."""
+    done = main()
+    sys.exit(done if isinstance(done, int) else 0)
+
+
+def stay_offline(words: Sequence[str]) -> None:
+    """Nothing reaches the network without `--hub`; said before anything is imported, and to what is there already."""
+    from rvos_lightning.run.words import wants_hub
+
+    if wants_hub(words):
+        return
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    if "huggingface_hub" in sys.modules:  # it has read its variable already: a notebook, or a program around us
+        import_module("huggingface_hub.constants").HF_HUB_OFFLINE = True
+
+
+def _usage(text: str) -> int:
+    print(text, file=sys.stderr)
+    return 2

@@ -1,13 +1,12 @@
 """One ordinary weights file from any strategy's checkpoint.
 
-    python -m rvos_lightning.run.consolidate RUN/checkpoints/last.ckpt weights.safetensors
+    rvos convert run RUN/checkpoints/last.ckpt weights.safetensors
 
 reads a checkpoint file (DDP, one process), a folder of FSDP2 shards or a folder of DeepSpeed shards, on one CPU,
 and writes the network's weights. `--model.weights weights.safetensors` starts from them under any strategy.
 """
 
-import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -63,21 +62,13 @@ def from_deepspeed(folder: Path) -> Mapping[str, Tensor]:
     return get_fp32_state_dict_from_zero_checkpoint(str(folder))
 
 
-def main(args: Sequence[str] | None = None) -> None:
-    """Gather a checkpoint's network weights, sharded or not, in one safetensors file."""
-    parser = argparse.ArgumentParser(prog="python -m rvos_lightning.run.consolidate", description=main.__doc__)
-    parser.add_argument("checkpoint", type=Path, help="RUN/checkpoints/last.ckpt, a file or a folder")
-    parser.add_argument("destination", type=Path, help="weights.safetensors")
-    options = parser.parse_args(args)
-    try:
-        state = consolidate(options.checkpoint)
-        save(state, options.destination)
-    except WeightsError as error:
-        parser.exit(2, f"error: {error}\n")
-    size = options.destination.stat().st_size / 2**20
-    numbers = sum(tensor.numel() for tensor in state.values())
-    print(f"{len(state)} tensors, {numbers:,} numbers, {size:.1f} MiB: {options.destination}")
+def gather(source: Path, destination: Path) -> str:
+    """Write a checkpoint's network weights, sharded or not, as one safetensors file; returns a line about it.
 
-
-if __name__ == "__main__":
-    main()
+    Raises:
+        WeightsError: not a checkpoint of a run.
+    """
+    state = consolidate(source)
+    save(state, destination)
+    size = destination.stat().st_size / 2**20
+    return f"{len(state)} tensors, {sum(tensor.numel() for tensor in state.values()):,} numbers, {size:.1f} MiB"

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from rvos_lightning.run.words import typed as typed_in
+
 UNKNOWN = (
     r"Option '(?P<key>[^']+)' is not accepted",
     r"does not accept option '(?P<key>[^']+)'",
@@ -29,7 +31,7 @@ def explain(message: str, args: Sequence[str]) -> str:
         message: the parser's own words.
         args: the command line, from which full key names and values are found.
     """
-    typed = dict(_typed(args))
+    typed = dict(typed_in(args))
     for pattern in UNKNOWN:
         if match := re.search(pattern, message):
             return _unknown(match["key"], typed)
@@ -75,41 +77,6 @@ def _wrong(key: str, reasons: str, typed: dict[str, Any]) -> str:
         if near := difflib.get_close_matches(name, _public_names(module), n=3, cutoff=0.4):
             lines.append(f"  nearest   {', '.join(f'{module}.{n}' for n in near)}")
     return "\n".join(lines)
-
-
-def _typed(args: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    """Dotted key (without YAML's init_args) -> value of everything in the -c files, then in the flags."""
-    pending = list(args)
-    while pending:
-        word = pending.pop(0)
-        if not word.startswith("-"):
-            continue
-        key, equals, value = word.lstrip("-").partition("=")
-        if not equals and pending and not pending[0].startswith("--"):
-            value = pending.pop(0)
-        if key in ("c", "config"):
-            yield "config", value
-            yield from _flat("", _read_yaml(Path(value)))
-        else:
-            yield key, value
-
-
-def _read_yaml(path: Path) -> Any:
-    import yaml
-
-    try:
-        return yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError):
-        return {}
-
-
-def _flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
-    if prefix:
-        yield prefix, value
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            inside = prefix if key == "init_args" else f"{prefix}.{key}" if prefix else str(key)
-            yield from _flat(inside, inner)
 
 
 def _full_name(key: str, typed: dict[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """Will it fit, and how long will it take?
 
-    python -m rvos_lightning.run.forecast -c configs/samwise.yaml -c configs/paper/samwise_mevis.yaml \\
+    rvos forecast -c configs/samwise.yaml -c configs/paper/samwise_mevis.yaml \\
         --model.weights null
 
 prints GB per GPU under each strategy and steps per hour on A100s, from the bytes and FLOPs of one training step:
@@ -26,7 +26,7 @@ SPEED = {"32": 156e12, "bf16": 312e12}  # data sheet of the A100: TF32 and bfloa
 
 def main(args: Sequence[str] | None = None) -> None:
     """Forecast memory and speed of a configuration; everything after the options goes to the usual parser."""
-    parser = argparse.ArgumentParser(prog="python -m rvos_lightning.run.forecast", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="rvos forecast", description=main.__doc__)
     parser.add_argument("--gpus", type=int, nargs="+", default=[1, 8, 64], help="numbers of GPUs to show")
     parser.add_argument(
         "--efficiency", type=float, default=0.35, help="assumed share of the peak FLOP/s that is reached"
@@ -192,7 +192,3 @@ def table(plan: Plan, cost: Cost, gpus: Sequence[int], efficiency: float) -> str
                 speed = f"{steps:,.0f} | {steps * plan.batch * count:,.0f}"
                 lines.append(f"| {name} | {count} | {size / 1e9:.2f} | {fits} | {speed} |")
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    main()

@@ -2,10 +2,8 @@
 
 import logging
 import os
-import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from jsonargparse import set_parsing_settings
@@ -16,6 +14,7 @@ from rvos_lightning.core.module import NonFiniteLoss, RVOSModule
 from rvos_lightning.core.seams import Objective
 from rvos_lightning.run.errors import explain, mendable
 from rvos_lightning.run.folder import AtomicCheckpointIO, claim, newest_checkpoint, restarted
+from rvos_lightning.run.words import config_files, said_in_full
 
 DEFAULTS: dict[str, Any] = {
     "data": {"class_path": "rvos_lightning.data.MovingShapes"},
@@ -53,14 +52,17 @@ class RVOSCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the named losses and callbacks, and our defaults."""
         parser.add_argument("--objectives", type=dict[str, Objective | None], default={}, help="name -> loss")
+        parser.add_argument("--hub", type=bool, default=False, help="let hub libraries reach the network")
         parser.add_argument("--callbacks", type=dict[str, Callback | None], default={}, help="name -> callback")
         parser.set_defaults({key: value for key, value in DEFAULTS.items() if key != "weights_only"})
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the words that were given, whatever `sys.argv` holds."""
+        self.config = parser.parse_args(args)
+
     def before_instantiate_classes(self) -> None:
-        """Choose the run folder, find the checkpoint that `last` means, stay offline unless a hub id is named."""
+        """Choose the run folder, find the checkpoint that `last` means."""
         config = self.config[self.subcommand]
-        if not any(names_hub(value) for value in config.as_flat().__dict__.values()):
-            os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when the hub library is first imported, below
         folder = claim(config.trainer.default_root_dir, self.subcommand, config_files(Parser.typed))
         config.trainer.default_root_dir = str(folder)
         if config.ckpt_path == "last" or (self.subcommand == "fit" and restarted()):
@@ -81,18 +83,6 @@ class RVOSCLI(LightningCLI):
         extra = [callback for group in named for callback in group.values() if callback is not None]
         kwargs["callbacks"] = [*as_list(given.callbacks), *extra]
         return super().instantiate_trainer(**kwargs)
-
-
-def config_files(typed: Sequence[str]) -> list[str]:
-    """The files given by -c or --config, in order."""
-    pairs = [(word, after) for word, after in zip(typed, [*typed[1:], ""], strict=True)]
-    joined = [word.partition("=")[2] for word in typed if word.startswith(("-c=", "--config="))]
-    return [after for word, after in pairs if word in ("-c", "--config")] + joined
-
-
-def names_hub(value: Any) -> bool:
-    """Whether a configured value is a hub id, `owner/name`, and not a path that exists."""
-    return isinstance(value, str) and bool(re.fullmatch(r"[\w.-]+/[\w.-]+", value)) and not Path(value).exists()
 
 
 def default_loggers(folder: str) -> list[Any]:
@@ -120,11 +110,11 @@ def as_list(value: Any) -> list[Any]:
     return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
 
 
-def run(args: Sequence[str] | None = None) -> RVOSCLI:
-    """Parse and run; `args` as in `sys.argv[1:]`."""
+def main(words: Sequence[str]) -> RVOSCLI:
+    """Parse and run; `words` as in `sys.argv[1:]`."""
     parsing = {"parser_mode": "omegaconf+", "allow_abbrev": False}
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
-    Parser.typed = list(sys.argv[1:] if args is None else args)
+    words = Parser.typed = said_in_full(words)
     inherited = os.environ.get("RVOS_RUN_DIR")
     if any(word.startswith("--print_config") for word in Parser.typed):
         # Imported where no GPU is (a login node), DeepSpeed warns on standard output, which here must be YAML alone.
@@ -134,7 +124,7 @@ def run(args: Sequence[str] | None = None) -> RVOSCLI:
             RVOSModule,
             LightningDataModule,
             subclass_mode_data=True,
-            args=args,
+            args=words,
             seed_everything_default=0,
             parser_class=Parser,
             parser_kwargs={**parsing, **{name: dict(parsing) for name in ("fit", "validate", "test", "predict")}},

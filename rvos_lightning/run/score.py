@@ -1,4 +1,4 @@
-"""Scores masks on disk: `python -m rvos_lightning.run.score -c configs/data/mevis.yaml --predictions masks.zip`.
+"""Scores masks on disk: `rvos score -c configs/data/mevis.yaml --predictions masks.zip`.
 
 Reads the truth through the data module of a YAML file and the predictions from a folder or zip of PNG files in the
 server's layout, made by whatever code, and prints the same numbers with the same rule as `validate`.
@@ -172,14 +172,10 @@ def parse(args: Sequence[str] | None) -> tuple[Options, Any]:
     from lightning.pytorch import LightningDataModule
 
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
-    parser = ArgumentParser(prog="python -m rvos_lightning.run.score", description=__doc__, parser_mode="omegaconf+")
+    parser = ArgumentParser(prog="rvos score", description=__doc__, parser_mode="omegaconf+")
     parser.add_argument("-c", "--config", action="config", help="a file of configs/data/")
     parser.add_argument("--data", type=LightningDataModule, required=True, help="data module, flags as in `fit`")
     parser.add_class_arguments(Options)
     options = parser.instantiate(parser.parse_args(args))
     own = {name: options[name] for name in Options.__dataclass_fields__}
     return Options(**own), options.data
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,7 +1,7 @@
 """Before and after a sweep.
 
-    python -m rvos_lightning.run.sweep expand 'model.optimizer.lr=[1e-3,2e-3]' 'seed_everything=[0,1]' > sweep.txt
-    python -m rvos_lightning.run.sweep table runs/slurm/1234
+    rvos sweep expand 'model.optimizer.lr=[1e-3,2e-3]' 'seed_everything=[0,1]' > sweep.txt
+    rvos sweep table runs/slurm/1234
 
 `expand` prints one line of flags per combination. `table` gathers what `slurm/array.sbatch` left in the folder of an
 array job: settings that differ and scores, as table.csv, table.md and table.png, and says what must run again.
@@ -56,7 +56,7 @@ def _plain(value: Any) -> str:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Lines of a sweep, and the table after it."""
-    parser = argparse.ArgumentParser(prog="python -m rvos_lightning.run.sweep", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="rvos sweep", description=main.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     lines = commands.add_parser("expand", help="every combination of key=[a,b,...] as lines of flags")
     lines.add_argument("entries", nargs="+", help="key=[a,b,...], or a file with one such entry a line")
@@ -78,7 +78,3 @@ def main(args: Sequence[str] | None = None) -> None:
             print(report(options.runs, options.score))
     except (ValueError, OSError) as error:
         parser.exit(2, f"error: {error}\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -205,7 +205,7 @@ def two_array_tasks_at_once(cluster: Cluster, unbroken: Unbroken, folder: Path) 
     for log, expected in zip(logs, ("1 processes", "seed 1"), strict=True):
         found, whole = checkpoint(log.parent), unbroken[expected].result()
         assert [path for key in COMPARED for path in differing(whole[key], found[key], key)] == []
-    table = [sys.executable, "-m", "rvos_lightning.run.sweep", "table", str(runs)]
+    table = [sys.executable, "-m", "rvos_lightning", "sweep", "table", str(runs)]
     said = subprocess.run(table, cwd=ROOT, env=cluster.env, capture_output=True, text=True, timeout=120).stdout
     assert "2 finished, 1 missing" in said and "--array=2 " in said, said
     return sum(restarts)

@@ -1,6 +1,6 @@
 """Writes MovingShapes to disk in the official layouts, so that readers of real data can be tried end to end.
 
-`python -m rvos_lightning.data.shapes.moving_shapes --layout mevis --out data/mevis --videos 4`
+`rvos sample --layout mevis --out data/mevis --videos 4`
 """
 
 import argparse
@@ -323,7 +323,7 @@ LAYOUTS = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line; see the module's first lines."""
-    parser = argparse.ArgumentParser(prog="python -m rvos_lightning.data.shapes.moving_shapes", description=__doc__)
+    parser = argparse.ArgumentParser(prog="rvos sample", description=__doc__)
     parser.add_argument("--layout", required=True, choices=sorted(LAYOUTS), help="whose official layout")
     parser.add_argument("--out", required=True, type=Path, help="folder to write to; must be empty or new")
     parser.add_argument("--videos", type=int, default=4, help="videos (pictures) in each split")
@@ -336,7 +336,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     LAYOUTS[given.layout](given.out, Source(given.videos, given.size, given.frames, given.seed))
     print(f"wrote {given.layout} with {given.videos} videos a split to {given.out}")
-
-
-if __name__ == "__main__":
-    main()

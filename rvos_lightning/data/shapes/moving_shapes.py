@@ -246,9 +246,3 @@ class MovingShapes(VideoDataModule):
             self.video_length,
             self.data_seed,
         )
-
-
-if __name__ == "__main__":
-    from rvos_lightning.data.shapes.export import main
-
-    main()

@@ -42,7 +42,7 @@ class MLLMPrompter(Prompter):
         lora: adapters on the language model; None: none.
         train_vision: train the vision tower.
         train_language: train the language model's own weights.
-        weights: folder made by `python -m rvos_lightning.parts.weights sa2va`, read before adapters are added.
+        weights: folder made by `rvos convert sa2va`, read before adapters are added.
         questions: templates of training questions, one drawn per turn.
         answers: taught answers, one drawn per turn, each with one [SEG].
         absent_answer: taught where nothing is meant; without [SEG].

@@ -1,11 +1,10 @@
 """Released Sa2VA / Sa2VA-i (and InternVL2.5) folders in and out, shard by shard.
 
-python -m rvos_lightning.parts.weights sa2va OFFICIAL_FOLDER OURS_FOLDER
-python -m rvos_lightning.parts.weights sa2va OURS_FOLDER OFFICIAL_FOLDER --export
-python -m rvos_lightning.systems.sa2va.official SA2VA_FOLDER SAM2_LARGE_FILE SA2VA_I_FOLDER
+rvos convert sa2va OFFICIAL_FOLDER OURS_FOLDER
+rvos convert sa2va OURS_FOLDER OFFICIAL_FOLDER --export
+rvos convert sa2va_i SA2VA_FOLDER SA2VA_I_FOLDER --sam2 SAM2_LARGE_FILE
 """
 
-import argparse
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -226,19 +225,3 @@ def _copy_beside(source: Path, destination: Path) -> None:
         for file in source.glob(pattern) if source.is_dir() else ():
             if file.suffix != ".safetensors" and "index" not in file.name:
                 shutil.copyfile(file, destination / file.name)
-
-
-def main(args: Sequence[str] | None = None) -> None:
-    """Sa2VA -> Sa2VA-i: put SAM 2.0's own mask decoder beside the finetuned one."""
-    parser = argparse.ArgumentParser(prog="python -m rvos_lightning.systems.sa2va.official", description=main.__doc__)
-    for name in ("source", "sam2_weights", "destination"):
-        parser.add_argument(name, type=Path)
-    options = parser.parse_args(args)
-    try:
-        print(add_original_decoder(options.source, options.sam2_weights, options.destination))
-    except WeightsError as error:
-        parser.exit(2, f"{error}\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""SAM-I2V's published parameter and FLOPs tables beside ours: `python -m rvos_lightning.systems.sam_i2v.report`.
+"""SAM-I2V's published parameter and FLOPs tables beside ours: `rvos parts --sizes sam_i2v`.
 
 Published: supplement of arXiv 2506.01304 (its "FLOPs" are multiply-accumulates). Counted on meta tensors at 1024 px,
 one object, seven memories; explanations of the differences: spec 10.
@@ -142,7 +142,3 @@ def table(lines: Sequence[Row]) -> str:
             f"{true:>10s} {row.published:>11s}  {row.remark}".rstrip()
         )
     return "\n".join([*text, "* in the released checkpoint beside ours, read by nothing"])
-
-
-if __name__ == "__main__":
-    print(table(rows()), *variant_lines(), sep="\n")

@@ -1,7 +1,7 @@
 """Checkpoints of ClaudiaCuttano/SAMWISE in and out.
 
-python -m rvos_lightning.parts.weights samwise official.pth ours.safetensors
-python -m rvos_lightning.parts.weights samwise ours.safetensors official.pth --export
+rvos convert samwise official.pth ours.safetensors
+rvos convert samwise ours.safetensors official.pth --export
 """
 
 import argparse

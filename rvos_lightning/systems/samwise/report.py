@@ -1,4 +1,4 @@
-"""Parameters of SAMWISE beside the published numbers: `python -m rvos_lightning.systems.samwise.report`.
+"""Parameters of SAMWISE beside the published numbers: `rvos parts --sizes samwise`.
 
 Published: CVPR 2025 paper and supplementary (Tables 1, 3, 4; CLIP-B text) and the repository's README (RoBERTa).
 """
@@ -113,7 +113,3 @@ def table(lines: Sequence[Row]) -> str:
     return "\n".join(
         f"{row.name:{width}s}  {row.count:>13,d}  {row.published:34s}{row.remark}".rstrip() for row in lines
     )
-
-
-if __name__ == "__main__":
-    print(table(rows()))

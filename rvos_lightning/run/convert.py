@@ -1,0 +1,64 @@
+"""`rvos convert`: official weights to ours and back, and one ordinary file from any strategy's checkpoint."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+SYSTEMS = Path(__file__).parents[1] / "systems"
+STRAIGHT = ("sam", "sam2", "sam2.1", "sam_2", "mobile_sam", "edge_sam", "tiny_sam", "slim_sam")
+
+
+def main(words: Sequence[str]) -> int:
+    """Convert; returns the exit status (2: refused)."""
+    systems = sorted(path.parent.name for path in SYSTEMS.glob("*/official.py"))
+    parser = argparse.ArgumentParser(prog="rvos convert", description=__doc__)
+    parser.add_argument("system", help=f"one of: {', '.join([*systems, 'sa2va_i', 'run'])}")
+    parser.add_argument("source", type=Path, help="official file or folder; for `run` a checkpoint of ours")
+    parser.add_argument("destination", type=Path, help="file or folder to write")
+    parser.add_argument("--export", action="store_true", help="from our layout back to the official one")
+    parser.add_argument("--sam2", type=Path, help="for sa2va_i: SAM 2.0's own sam2_hiera_large.pt")
+    options = parser.parse_args(list(words))
+    if options.system in STRAIGHT:
+        return refuse(
+            f"{options.system} files need no conversion: give --model.network.segmenter.weights FILE to `fit`"
+        )
+    if options.system not in (*systems, "sa2va_i", "run"):
+        return refuse(f"unknown system {options.system!r}; known: {', '.join([*systems, 'sa2va_i', 'run'])}")
+    from rvos_lightning.parts.weights import WeightsError
+
+    try:
+        print(converted(options))
+    except (WeightsError, OSError) as error:
+        return refuse(str(error))
+    print(f"wrote {options.destination}")
+    return 0
+
+
+def converted(options: argparse.Namespace) -> str:
+    """Do what was asked; returns what there is to say.
+
+    Raises:
+        WeightsError: source and system do not go together.
+    """
+    if options.system == "run":
+        from rvos_lightning.run.consolidate import gather
+
+        return gather(options.source, options.destination)
+    if options.system == "sa2va_i":
+        from rvos_lightning.parts.weights import WeightsError
+        from rvos_lightning.systems.sa2va.official import add_original_decoder
+
+        if options.sam2 is None:
+            raise WeightsError("sa2va_i takes SAM 2's own decoder: give --sam2 sam2_hiera_large.pt")
+        return add_original_decoder(options.source, options.sam2, options.destination)
+    official = import_module(f"rvos_lightning.systems.{options.system}.official")
+    action = official.export_official if options.export else official.import_official
+    return action(options.source, options.destination)
+
+
+def refuse(text: str) -> int:
+    """Say what is wrong; exit status 2."""
+    print(f"error: {text}", file=sys.stderr)
+    return 2

@@ -1,0 +1,152 @@
+"""What `--help` prints, before anything heavy is imported."""
+
+FRONT = """usage: rvos VERB ...        (the same as: python -m rvos_lightning VERB ...)
+
+Language-guided and promptable video segmentation: a system is a YAML file, any value of it a flag.
+
+  fit        train (and validate)           rvos fit -c configs/tiny.yaml
+  validate   score on the validation set    rvos validate --run runs/tiny/fit/0
+  test       score on the test set          rvos test -c configs/tiny.yaml --ckpt_path CHECKPOINT
+  predict    segment your own video         rvos predict --run runs/samwise/fit/0 --data VideoFiles \\
+                                              --data.path x.mp4 --data.expressions 'the brown horse'
+  check      look at a data set             rvos check -c configs/data/mevis.yaml
+  score      score PNGs made elsewhere      rvos score -c configs/data/mevis.yaml --predictions masks.zip
+  convert    official weights to ours       rvos convert samwise official.pth ours.safetensors
+  forecast   memory and speed               rvos forecast -c configs/samwise.yaml
+  sweep      many runs, one table           rvos sweep expand 'model.optimizer.lr=[1e-3,2e-3]' > lr.txt
+  sample     write a small data set         rvos sample --layout mevis --out shapes_as_mevis
+  parts      what there is to choose from   rvos parts
+  demo       a web page (not yet)
+
+Each verb:  rvos VERB --help          everything it takes:  rvos VERB --help all
+Also:       rvos --version            rvos --completion bash|zsh
+"""
+
+RUNS = """
+what to run
+  -c, --config FILE          a recipe, then overlays (configs/data, configs/trainer); later files and flags win
+  --run FOLDER               short for the configuration of that run and its best weights
+  --print_config             show the merged configuration; what it prints runs as it is
+  --KEY VALUE                any value of the YAML: --trainer.max_steps 100, --data.root FOLDER, --model.window 4
+                             (null is null everywhere; class names may be short: --data VideoFiles)
+  --objectives.NAME ...      swap, re-weight or remove (null) a loss
+  --callbacks.NAME ...       the same for what watches a run
+  --hub                      let hub libraries reach the network; without it nothing does
+
+weights
+  --model.weights FILE       start from weights (.safetensors, or a checkpoint of ours)
+  --ckpt_path FILE|last|best a checkpoint of this run; with the same --trainer.default_root_dir fit goes on from it
+{more}
+where it writes
+  runs/<configuration>/{verb}/<number>, always a new number, printed at the end;
+  --trainer.default_root_dir FOLDER writes there, and refuses a folder in use or one that holds another run
+
+machine
+  --trainer.accelerator cpu|gpu     --trainer.devices N     --trainer.precision bf16-mixed
+  -c configs/trainer/ddp.yaml       fsdp2.yaml  deepspeed2.yaml  deepspeed3.yaml  multi_node.yaml  debug_overfit.yaml
+
+more
+  rvos {verb} --help all                                  every option
+  rvos {verb} --model.network.segmenter.help CLASS        the options of a part (of the network you gave by -c)
+  rvos parts                                              parts, data sets, metrics, losses, recipes
+"""
+
+UNTRAINED = """  --untrained                run although the network has random weights (refused without this)
+"""
+SKIP = (
+    UNTRAINED
+    + """  --skip_done BOOL           leave out videos already done with the same weights and prompts (true)
+"""
+)
+
+
+def _runs(verb: str, what: str, example: str, more: str = "") -> str:
+    return f"usage: rvos {verb} -c RECIPE.yaml [-c OVERLAY.yaml ...] [--KEY VALUE ...]\n\n{what}\n\n  {example}\n" + (
+        RUNS.format(verb=verb, more=more)
+    )
+
+
+PAGES = {
+    "fit": _runs("fit", "Train, validating now and then.", "rvos fit -c configs/samwise.yaml --trainer.max_steps 300"),
+    "validate": _runs("validate", "Score on the validation set.", "rvos validate --run runs/samwise/fit/0", UNTRAINED),
+    "test": _runs("test", "Score on the test set.", "rvos test --run runs/samwise/fit/0", UNTRAINED),
+    "predict": _runs(
+        "predict",
+        "Segment films, folders of pictures, or a data set's split without truth; masks, film, sheet and record a\n"
+        "video. SIGTERM ends it within one window; the same command goes on where it stopped.",
+        "rvos predict --run runs/samwise/fit/0 --data VideoFiles --data.path x.mp4 --data.expressions 'the horse'",
+        SKIP,
+    ),
+    "check": """usage: rvos check -c configs/data/NAME.yaml [--data.root FOLDER] [--fast] [--strict] [--rows N]
+
+The data doctor: opens every split, compares counts with the published ones, looks for missing and unreadable files,
+masks that do not fit, repeated ids and empty expressions, and says what each gap blocks.
+
+  -c, --config FILE    a file of configs/data/ (a recipe or a run's config.yaml will do: its data is looked at)
+  --data CLASS         a data module by name, its arguments as --data.NAME VALUE
+  --fast               names and headers only; decode nothing
+  --strict             fail on anything found, counts included
+  --rows N             rows of the table a split (15)
+
+Exit status: 0 nothing is blocked, 1 something is, 2 wrong usage.
+""",
+    "score": """usage: rvos score -c configs/data/NAME.yaml --predictions FOLDER|ZIP [--split val] [--table FILE]
+
+Scores PNG masks made by whatever code, with the data set's own protocol: the same numbers as `validate`.
+
+  -c, --config FILE            a file of configs/data/ (a recipe or a run's config.yaml will do)
+  --predictions FOLDER|ZIP     in the layout of the data set's server
+  --split NAME                 train, val (default), test or predict
+  --protocol NAME              another metric (rvos parts metrics)
+  --layout NAME                the predictions' layout, where it is another data set's
+  --missing refuse|empty       what a missing mask means (refuse)
+  --table FILE                 also write a row per video and item (.csv or .parquet)
+
+Exit status: 0 scored, 1 refused, 2 wrong usage.
+""",
+    "convert": """usage: rvos convert SYSTEM SOURCE DESTINATION [--export]
+
+Official weights to ours and, with --export, back; every key on both sides is accounted for, no code is run.
+
+  rvos convert samwise official.pth ours.safetensors
+  rvos convert sam_i2v sam-i2v.pt ours.safetensors
+  rvos convert sa2va OFFICIAL_FOLDER OURS_FOLDER
+  rvos convert sa2va_i SA2VA_FOLDER OURS_FOLDER --sam2 sam2_hiera_large.pt     puts SAM 2's own decoder beside
+  rvos convert run RUN/checkpoints/last.ckpt weights.safetensors               one file from any strategy's shards
+
+SAM and SAM 2 files need no conversion: --model.network.segmenter.weights FILE.
+""",
+    "forecast": """usage: rvos forecast -c RECIPE.yaml [--KEY VALUE ...]
+
+Will it fit, and how long will it take? GB a GPU under each strategy and steps an hour, from one training step counted
+without data or weights. All flags of `fit` are accepted; `--help all` lists the forecast's own.
+""",
+    "sweep": """usage: rvos sweep {expand,run,table} ...
+
+  rvos sweep expand 'model.optimizer.lr=[1e-3,2e-3]' 'seed_everything=[0,1]' > lr.txt    a line of flags each
+  rvos sweep run lr.txt -c configs/tiny.yaml [--at-once 2]     all lines on this machine; again goes on
+  sbatch --array=0-3 slurm/array.sbatch lr.txt -c configs/tiny.yaml     the same on a cluster
+  rvos sweep table runs/sweep/lr [--score val/j_and_f]         settings that differ, scores, what must run again
+
+`table` also compares ordinary runs: rvos sweep table runs/samwise/fit
+""",
+    "sample": """usage: rvos sample --layout NAME --out FOLDER [--videos 4] [--size 96] [--frames 8] [--seed 0]
+
+Writes a small made-up data set (MovingShapes) in the official layout of another, to try readers and commands on.
+Layouts: davis, mevis, ref_davis, ref_youtube_vos, refcoco, revos, sav, youtube_vos.
+""",
+    "parts": """usage: rvos parts [KIND or NAME ...] [--sizes SYSTEM]
+
+Lists what there is to choose from, one line each: segmenters with variants, adapters, prompters, memories, text
+encoders, losses, callbacks, data sets, samplings, augmentations, metrics, recipes, overlays.
+
+  rvos parts                       everything
+  rvos parts segmenters metrics    some kinds
+  rvos parts CMTAdapter            one class: its arguments
+  rvos parts --sizes samwise       published parameter counts beside ours (samwise, sam_i2v)
+""",
+    "demo": """usage: rvos demo
+
+A web page to type and click on a video. Not yet: use `rvos predict`.
+""",
+}

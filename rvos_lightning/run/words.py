@@ -1,0 +1,108 @@
+"""What can be said of a command line from its words and files alone, before anything heavy is imported."""
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+ALONE = ("--hub", "--untrained")
+"""Flags that mean `true` where no value follows."""
+
+
+def config_files(words: Sequence[str]) -> list[str]:
+    """The files given by -c or --config, in order."""
+    pairs = [(word, after) for word, after in zip(words, [*words[1:], ""], strict=True)]
+    joined = [(word.partition("=")[0], word.partition("=")[2]) for word in words if "=" in word]
+    return [after for word, after in [*pairs, *joined] if word in ("-c", "--config")]
+
+
+def value_of(words: Sequence[str], key: str) -> str | None:
+    """The last value a flag was given on the command line, None if it was not."""
+    found = None
+    for word, after in zip(words, [*words[1:], ""], strict=True):
+        if word == f"--{key}":
+            found = after
+        elif word.startswith(f"--{key}="):
+            found = word.partition("=")[2]
+    return found
+
+
+def wants_hub(words: Sequence[str]) -> bool:
+    """Whether `--hub` was typed, or `hub: true` stands at the top of a configuration file."""
+    given = value_of(words, "hub")
+    if given is not None:
+        return given.lower() not in ("false", "no", "off", "0")
+    tops = [content for content in map(read_yaml, config_files(words)) if isinstance(content, dict)]
+    return any(content.get("hub") is True for content in tops)
+
+
+def said_in_full(words: Sequence[str]) -> list[str]:
+    """The words with `true` after flags that may stand alone."""
+    return [f"{word}=true" if lone else word for word, lone in zip(words, _lone(words), strict=True)]
+
+
+def _lone(words: Sequence[str]) -> Iterator[bool]:
+    for word, after in zip(words, [*words[1:], "-"], strict=True):
+        yield word in ALONE and after.startswith("-")
+
+
+@lru_cache(maxsize=64)
+def _parsed(path: str, stamp: int) -> Any:
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return yaml.load(Path(path).read_text(), loader)
+
+
+def read_yaml(path: str | Path) -> Any:
+    """A YAML file's content; an empty mapping for what is no file or no YAML (the parser says so later)."""
+    import yaml
+
+    try:
+        return _parsed(str(path), Path(path).stat().st_mtime_ns)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return {}
+
+
+def flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Dotted key, as on the command line (without YAML's init_args), and value of every node."""
+    if prefix:
+        yield prefix, value
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            inside = prefix if key == "init_args" else f"{prefix}.{key}" if prefix else str(key)
+            yield from flat(inside, inner)
+
+
+def typed(words: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """Dotted key -> value of everything in the -c files, then in the flags."""
+    pending = list(words)
+    while pending:
+        word = pending.pop(0)
+        if not word.startswith("-"):
+            continue
+        key, equals, value = word.lstrip("-").partition("=")
+        if not equals and pending and not pending[0].startswith("--"):
+            value = pending.pop(0)
+        if key in ("c", "config"):
+            yield "config", value
+            yield from flat("", read_yaml(value))
+        else:
+            yield key, value
+
+
+def network_of(path: str | Path) -> str | None:
+    """The network class that a configuration file gives: such a file is a recipe, any other an overlay."""
+    model = content.get("model") if isinstance(content := read_yaml(path), dict) else None
+    network = model.get("network") if isinstance(model, dict) else None
+    if isinstance(network, dict):
+        network = network.get("class_path")
+    return network if isinstance(network, str) else None
+
+
+def two_recipes(words: Sequence[str]) -> str | None:
+    """A sentence about two recipes in one command, of which the second would silently keep what the first said."""
+    given = [file for file in config_files(words) if network_of(file)]
+    if len(given) < 2:
+        return None
+    return f"{given[0]} and {given[1]} are both recipes (both give model.network): name one; overlays may lie on it"
