@@ -1,12 +1,15 @@
 """Every system under every strategy on two CPU processes: runs, saves, resumes to the bit, converts to one file.
 
-Systems are the YAML files found in configs/. A core of pairs always runs, the others are marked matrix (`make
-test-matrix`). DeepSpeed runs through a subclass that only tests have.
+Systems are the YAML files found in configs/, and the test network that chooses with the targets before it refines. A
+core of pairs always runs, the others are marked matrix (`make test-matrix`). DeepSpeed runs through a subclass that
+only tests have.
 """
 
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,7 +20,8 @@ from safetensors.torch import load_file
 
 from rvos_lightning.run import consolidate
 
-SYSTEMS = sorted(path.stem for path in (ROOT / "configs").glob("*.yaml"))
+FILES = {path.stem: path for path in sorted((ROOT / "configs").glob("*.yaml"))}
+FILES["choosing"] = ROOT / "tests/drills/choosing.yaml"
 STRATEGIES = {  # name -> overlays in configs/trainer/
     "ddp": ["ddp"],
     "fsdp2": ["fsdp2"],
@@ -28,7 +32,8 @@ STRATEGIES = {  # name -> overlays in configs/trainer/
     "fsdp2-bf16": ["fsdp2", "bf16"],
     "deepspeed3-bf16": ["deepspeed3", "bf16"],
 }
-CORE = [("tiny", strategy) for strategy in ("ddp", "fsdp2", "deepspeed3")]
+SMALL = ("tiny", "choosing")  # what they learn is compared with one process
+CORE = [(system, strategy) for system in SMALL for strategy in ("ddp", "fsdp2", "deepspeed3")]
 DEEP = ["--trainer.strategy.class_path", "cpu_deepspeed.CPUDeepSpeed"]
 FEW = [
     "--data", "rvos_lightning.data.MovingShapes", "--data.batch_size", "1", "--data.train_clips", "16",
@@ -41,7 +46,7 @@ FEW = [
 SMOOTH = ["--model.optimizer.eps", "0.01", "--model.scheduler.warmup", "0"]  # Adam does not blow rounding errors up
 PAIRS = [
     pytest.param(system, strategy, marks=() if (system, strategy) in CORE else pytest.mark.matrix)
-    for system in SYSTEMS
+    for system in FILES
     for strategy in STRATEGIES
 ]
 
@@ -56,12 +61,17 @@ def operator():
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory) -> dict[str, torch.Tensor]:
-    """The tiny system trained by one process with twice the batch."""
-    folder = tmp_path_factory.mktemp("alone")
-    flags = ["--trainer.devices", "1", "--data.batch_size", "2", "--trainer.default_root_dir", folder]
-    run_apart("fit", "-c", "configs/tiny.yaml", *FEW, *SMOOTH, *flags)
-    return consolidated(folder)
+def alone(tmp_path_factory) -> Callable[[str], dict[str, torch.Tensor]]:
+    """A small system trained by one process with twice the batch."""
+
+    @cache
+    def trained(system: str) -> dict[str, torch.Tensor]:
+        folder = tmp_path_factory.mktemp("alone")
+        flags = ["--trainer.devices", "1", "--data.batch_size", "2", "--trainer.default_root_dir", folder]
+        run_apart("fit", "-c", FILES[system], *FEW, *SMOOTH, *flags)
+        return consolidated(folder)
+
+    return trained
 
 
 def fit(system: str, strategy: str, folder: Path, *more: object) -> str:
@@ -69,13 +79,13 @@ def fit(system: str, strategy: str, folder: Path, *more: object) -> str:
     chosen = [*(DEEP if strategy.startswith("deepspeed") else []), "--trainer.strategy.process_group_backend", "gloo"]
     flags = [
         *chosen,
-        *(SMOOTH if system == "tiny" else []),
+        *(SMOOTH if system in SMALL else []),
         "--trainer.default_root_dir",
         folder,
         "--ckpt_path",
         "last",
     ]
-    configs = ["-c", f"configs/{system}.yaml"]
+    configs = ["-c", FILES[system]]
     configs += [word for overlay in STRATEGIES[strategy] for word in ("-c", f"configs/trainer/{overlay}.yaml")]
     return run_apart("fit", *configs, *FEW, *flags, *more, limit=900, DS_ACCELERATOR="cpu")
 
@@ -98,11 +108,11 @@ def test_runs_resumes_converts(tmp_path, system, strategy, run, alone, monkeypat
     resumed = consolidated(tmp_path / "resumed")
     assert unbroken.keys() == resumed.keys()
     assert [key for key in unbroken if not torch.equal(unbroken[key], resumed[key])] == []
-    if system == "tiny" and "bf16" not in strategy:  # sharding changes where numbers live, not what they are
-        apart = {key: float((value - unbroken[key]).abs().max()) for key, value in alone.items()}
-        assert alone.keys() == unbroken.keys() and max(apart.values()) < 2e-6, apart
+    if system in SMALL and "bf16" not in strategy:  # sharding changes where numbers live, not what they are
+        apart = {key: float((value - unbroken[key]).abs().max()) for key, value in alone(system).items()}
+        assert apart.keys() == unbroken.keys() and max(apart.values()) < 2e-6, apart
     weights = ["--model.weights", tmp_path / "resumed/weights.safetensors", "--trainer.devices", "1"]
-    done = run("validate", "-c", f"configs/{system}.yaml", *evaluation(), *weights)
+    done = run("validate", "-c", FILES[system], *evaluation(), *weights)
     for key, value in done.model.network.state_dict().items():
         assert key not in resumed or torch.equal(value, resumed[key]), key
 

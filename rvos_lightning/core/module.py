@@ -16,8 +16,8 @@ from torchmetrics import Metric
 
 from rvos_lightning.core.inference import segment_video
 from rvos_lightning.core.optim import param_groups, scale_groups
-from rvos_lightning.core.seams import MaskSink, Network, Objective
-from rvos_lightning.core.types import Batch, Prediction, Prompt, State
+from rvos_lightning.core.seams import Chooser, MaskSink, Network, Objective, find_chooser
+from rvos_lightning.core.types import Batch, Candidates, Prediction, Prompt, State
 from rvos_lightning.parts.weights import WeightsError, load_official, reproducible_prefixes
 from rvos_lightning.run.sharding import convert_batches, hold_loose, shard, spare_frozen, template, whole
 
@@ -73,6 +73,7 @@ class RVOSModule(LightningModule):
         self.weights = weights
         self.objectives: list[Objective] = []
         self.sinks: list[MaskSink] = []
+        self.chooser: Chooser | None = None
         self.shard_above, self._sharded = shard_above, False
         self._evaluating = ExitStack()
         self._empty, self._whole = [None], [network]  # in lists: no submodules
@@ -96,6 +97,7 @@ class RVOSModule(LightningModule):
             raise ValueError(
                 "fit needs a loss: add an entry to `objectives`, e.g. --objectives.mask callbacks.DiceFocal"
             )
+        self.chooser = find_chooser(self.network, self.objectives) if stage == "fit" else None
 
     def configure_model(self) -> None:
         """Spread the parameters where the strategy wants that."""
@@ -118,7 +120,8 @@ class RVOSModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Sum of all objectives' terms."""
-        prediction = self.network(batch.clip)
+        asked = {} if self.chooser is None else {"choose": self.chooser.bound(batch)}
+        prediction = self.network(batch.clip, **asked)
         items = ", ".join(f"{meta.video}/{meta.item}" for meta in batch.clip.meta)
         self._batch = f"batch {batch_idx} (items {items})"
         return self.loss(batch, prediction, "train", self.objectives) + zero_from(prediction)
@@ -298,7 +301,7 @@ def zero_from(value: Any) -> Tensor | float:
         value = list(value.values())
     if isinstance(value, list | tuple):
         return sum((zero_from(entry) for entry in value), 0.0)
-    return zero_from(vars(value)) if isinstance(value, Prediction | Prompt | State) else 0.0
+    return zero_from(vars(value)) if isinstance(value, Prediction | Prompt | State | Candidates) else 0.0
 
 
 def complete(

@@ -6,14 +6,15 @@ start table shows.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from lightning.pytorch import Callback
 from torch import Tensor, nn
 
-from rvos_lightning.core.types import Batch, Clip, Features, Prediction, Prompt, SegmentedWindow, State
+from rvos_lightning.core.types import Batch, Candidates, Clip, Features, Prediction, Prompt, SegmentedWindow, State
 
 Pyramid = tuple[Float[Tensor, "_images _c _h _w"], ...]
 """Feature maps of one image batch, fine to coarse; levels of stages before a hook that adds images hold fewer."""
@@ -21,6 +22,9 @@ Pyramid = tuple[Float[Tensor, "_images _c _h _w"], ...]
 StageHook = Callable[[int, Float[Tensor, "images c h w"]], Float[Tensor, "_images c h w"]]
 """Called after encoder stage i with its output; what it returns goes on to the next stage and to the neck. It may
 return more images than it got, e.g. one per expression where there was one per video."""
+
+Choose = Callable[[Candidates], Int[Tensor, "layers batch"]]
+"""Answers a network's candidates with the query that it should refine for each item, at each decoder layer."""
 
 
 @dataclass
@@ -46,6 +50,18 @@ class Network(nn.Module, ABC):
     @abstractmethod
     def forward(self, clip: Clip, state: State | None = None) -> Prediction:
         """Segment every item of the clip; `state` is the previous window's of the same video."""
+
+
+class ChoosingNetwork(Network):
+    """A network that refines only some of its candidates: in training those that match the targets best.
+
+    It never sees the targets: inside `forward` it shows its candidates to `choose` and gets indices back. So all its
+    parameters are used within one call, as sharded strategies need, and nothing is refined in vain.
+    """
+
+    @abstractmethod
+    def forward(self, clip: Clip, state: State | None = None, choose: Choose | None = None) -> Prediction:
+        """Segment every item; without `choose` (in evaluation) the network chooses by its own scores."""
 
 
 class Segmenter(nn.Module, ABC):
@@ -123,6 +139,52 @@ class Objective(Callback, ABC):
     @abstractmethod
     def terms(self, batch: Batch, prediction: Prediction) -> dict[str, Float[Tensor, ""]]:
         """Named, already weighted scalars, each attached to the graph even when nothing contributes."""
+
+
+class Chooser(Objective):
+    """The loss of a `ChoosingNetwork`: it also says which candidates match the targets."""
+
+    @abstractmethod
+    def choose(self, batch: Batch, candidates: Candidates) -> Int[Tensor, "layers batch"]:
+        """The query to refine for each item at each decoder layer; called without gradients, in the forward pass.
+
+        Ranks must not wait for each other here: this runs inside the network.
+        """
+
+    def bound(self, batch: Batch) -> Choose:
+        """`choose` with the batch inside, as a network may call it."""
+
+        def choose(candidates: Candidates) -> Int[Tensor, "layers batch"]:
+            with torch.no_grad():
+                chosen = self.choose(batch, candidates)
+            if chosen.shape != candidates.logits.shape[:2] or chosen.dtype != torch.int64:
+                layers, items = candidates.logits.shape[:2]
+                raise ValueError(
+                    f"{type(self).__name__}.choose returned {chosen.dtype} of shape {tuple(chosen.shape)}, where the "
+                    f"network has {layers} layers and {items} items: return int64 [layers, items]"
+                )
+            return chosen
+
+        return choose
+
+
+def find_chooser(network: Network, objectives: Sequence[Objective]) -> Chooser | None:
+    """The objective that chooses for `network` in training; None for a network that asks nothing.
+
+    Raises:
+        ValueError: the network asks and no objective, or more than one, answers; or an objective that nobody asks.
+    """
+    choosers = [objective for objective in objectives if isinstance(objective, Chooser)]
+    asks = isinstance(network, ChoosingNetwork)
+    if len(choosers) != asks:
+        names = ", ".join(type(chooser).__name__ for chooser in choosers) or "none"
+        raise ValueError(
+            f"{type(network).__name__} refines what exactly one objective chooses; choosing objectives: {names}"
+            if asks
+            else f"objectives {names} choose among a network's candidates, but {type(network).__name__} shows none: "
+            "remove them"
+        )
+    return choosers[0] if asks else None
 
 
 class MaskSink(Callback, ABC):

@@ -244,6 +244,36 @@ class Prediction:
 
 
 @dataclass
+class Candidates:
+    """What a network could answer for a clip, before it refines the candidates that were chosen; may be subclassed.
+
+    Attributes:
+        logits: a score for every query, at each decoder layer (last is final) and frame.
+        boxes: centre x, centre y, width and height in [0, 1] of the picture (not of padding).
+        mask_logits: coarse masks, covering the padded frame.
+    """
+
+    logits: Float[Tensor, "layers batch time queries"]
+    boxes: Float[Tensor, "layers batch time queries 4"] | None = None
+    mask_logits: Float[Tensor, "layers batch time queries h w"] | None = None
+
+
+@dataclass
+class ChosenPrediction(Prediction):
+    """The answer of a network that refined chosen candidates only.
+
+    Attributes:
+        candidates: what it could choose from, for losses on every query; None where nobody needs them (evaluation).
+        chosen: the query that was refined for each item, at each decoder layer.
+        refined: refined mask logits of every layer; the last is `mask_logits`.
+    """
+
+    candidates: Candidates | None = None
+    chosen: Int[Tensor, "layers batch"] | None = None
+    refined: Float[Tensor, "layers batch time h w"] | None = None
+
+
+@dataclass
 class SegmentedWindow:
     """One window of a video after segmentation, as sinks and metrics see it.
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rvos_lightning.core.seams import find_chooser
 from rvos_lightning.core.types import Batch
 from rvos_lightning.run.forecast_memory import Cost, State, bytes_of, extrapolate, measure, per_gpu, state_of
 
@@ -108,10 +109,12 @@ class Plan:
         drawn = enlarged(next(iter(made.data.train_dataloader())), size).to(device)
         network = made.model.train().network
         objectives = [objective for objective in made.objectives.values() if objective is not None]
+        chooser = find_chooser(network, objectives)
+        asked = {} if chooser is None else {"choose": chooser.bound(drawn)}
 
         def loss() -> Tensor:
             with torch.autocast("cpu", torch.bfloat16, enabled=self.low_precision and device == "cpu"):
-                prediction = network(drawn.clip)
+                prediction = network(drawn.clip, **asked)
             terms = [term for objective in objectives for term in objective.terms(drawn, prediction).values()]
             return torch.stack([term.float() for term in terms]).sum()
 
