@@ -58,7 +58,7 @@ class SegRate(MaskSink):
         if not last or not isinstance(prompt, SpokenPrompt) or prompt.spoken is None:
             return
         for meta, spoken in zip(window.clip.meta, prompt.spoken.tolist(), strict=True):
-            self.counts[int("no_target" in meta.subsets), int(spoken)] += 1
+            self.counts[int(meta.no_target), int(spoken)] += 1
 
     def rates(self, counts: Float[Tensor, "2 2"]) -> dict[str, float]:
         """Rates from counts [something or nothing meant, silent or spoken]; those without items are left out."""

@@ -81,7 +81,7 @@ class VideoOutput:
         self.colours = palette()
         self.areas: list[list[int]] = [[] for _ in self.expressions]
         self.sheet: list[Tensor] = []
-        self.film = Film(self.folder / "overlay.mp4", meta.original_size, meta.group.get("fps")) if style.film else None
+        self.film = Film(self.folder / "overlay.mp4", meta.original_size, meta.facts.fps) if style.film else None
         self.done = 0
 
     def add(

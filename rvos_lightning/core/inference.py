@@ -36,18 +36,29 @@ def segment_video(network: Network, batch: Batch, window: int) -> Iterator[Segme
         targets = None if batch.targets is None else batch.targets.window(start, stop)
         prediction = network(clip, state)
         state = prediction.state
-        logits = logits_at_target_size(prediction, clip, targets)
-        yield SegmentedWindow(clip, targets, prediction, logits > 0)
+        yield segmented(prediction, clip, targets)
 
 
-def logits_at_target_size(
-    prediction: Prediction, clip: Clip, targets: Targets | None
+def segmented(prediction: Prediction, clip: Clip, targets: Targets | None) -> SegmentedWindow:
+    """A network's answer as masks of the targets' size, or of the original video's where there are none."""
+    masks = at_target_size(prediction.mask_logits, clip, targets) > 0
+    window = SegmentedWindow(masks, targets, clip.meta, clip, prediction, scores=prediction.scores)
+    if prediction.no_target_logits is not None:
+        window.no_target = prediction.no_target_logits > 0
+    if prediction.proposal_logits is not None:
+        every = [at_target_size(logits, clip, targets) > 0 for logits in prediction.proposal_logits.unbind(2)]
+        window.proposals = torch.stack(every, dim=2)
+    return window
+
+
+def at_target_size(
+    logits: Float[Tensor, "batch time h w"], clip: Clip, targets: Targets | None
 ) -> Float[Tensor, "batch time height width"]:
-    """Mask logits resized to the targets, or to the original video where there are none."""
+    """Logits resized to the targets, or to the original video where there are none."""
     size = clip.meta[0].original_size if targets is None else tuple(targets.masks.shape[-2:])
     padded = tuple(clip.frames.shape[-2:])
     sizes = [meta.size for meta in clip.meta]
-    return resize_logits(prediction.mask_logits, padded, sizes, size)
+    return resize_logits(logits, padded, sizes, size)
 
 
 @torch.no_grad()

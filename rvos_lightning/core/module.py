@@ -202,7 +202,7 @@ class RVOSModule(LightningModule):
             done += window.clip.time
             if window.targets is not None and stage != "predict":
                 for metric in self.metrics["val"].values():
-                    metric.update(window.masks, window.targets, window.clip.meta)
+                    metric.update(window)
                 if objectives:
                     self.loss(Batch(window.clip, window.targets), window.prediction, stage, objectives)
             for sink in self.sinks:

@@ -7,11 +7,11 @@ counts items (an expression or an object of some video); `Clip.video` says which
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 Device = torch.device | str | int
@@ -59,6 +59,39 @@ class _Movable:
 
 
 @dataclass(frozen=True)
+class Facts:
+    """What a data set knows of an item and some protocol or loss asks for; None where it does not say.
+
+    Attributes:
+        object: the object's number in the video's id maps; with `annotator` it tells apart who said what of whom.
+        annotator: number of the person who wrote the expression (Ref-DAVIS17).
+        category: name of the object's category; of several, each name once, joined by ", ".
+        seen: whether that category occurs in training (YouTube-VOS: seen or unseen; LV-VIS: base or novel).
+        kind: type of expression or sample as the data set calls it ("reasoning", "full_video", "zero", ...).
+        frame: position of the frame that the expression was written for, or on which the object is prompted.
+        image: the picture's identifier, as the data set's own scorer names it.
+        reference: identifier of the referred object that several sentences share (refer API).
+        proposal: a mask without an object of its own (DAVIS unsupervised).
+        fps: frames a second of the source film.
+    """
+
+    object: int | None = None
+    annotator: int | None = None
+    category: str | None = None
+    seen: bool | None = None
+    kind: str | None = None
+    frame: int | None = None
+    image: int | str | None = None
+    reference: int | None = None
+    proposal: bool | None = None
+    fps: float | None = None
+
+    def known(self) -> dict[str, Any]:
+        """The facts that are known, by name; `Facts(**facts.known())` is the same again."""
+        return {entry.name: value for entry in fields(self) if (value := getattr(self, entry.name)) is not None}
+
+
+@dataclass(frozen=True)
 class ClipMeta:
     """What is known of one item besides pixels.
 
@@ -70,8 +103,9 @@ class ClipMeta:
         original_size: (height, width) in pixels of the source video.
         positions: position of each clip frame in the whole video, counted from 0.
         source: name of the data set the item comes from.
-        subsets: named subsets the item belongs to (e.g. "no_target"), scored apart.
-        group: what several items share when a protocol merges them (annotator, object id, question type, ...).
+        subsets: named subsets the item belongs to, scored apart.
+        facts: what protocols ask for besides (annotator, object, category, ...).
+        no_target: the expression means nothing in this video, and the data set says so; scored apart as "no_target".
     """
 
     video: str
@@ -82,7 +116,8 @@ class ClipMeta:
     positions: tuple[int, ...] = ()
     source: str = ""
     subsets: tuple[str, ...] = ()
-    group: dict[str, Any] = field(default_factory=dict)
+    facts: Facts = Facts()
+    no_target: bool = False
 
 
 @dataclass(frozen=True)
@@ -137,6 +172,7 @@ class Clip(_Movable):
         expressions: one per item; None for promptable-VOS items.
         user: answers with clicks, boxes or masks; None for referring items.
         context: a few frames from the whole video, for networks that look ahead.
+        context_positions: positions in its video of every context frame, one tuple a video.
         past: the frames directly before this window, for networks that look back; None at a video's start.
         meta: one per item.
     """
@@ -148,6 +184,7 @@ class Clip(_Movable):
     user: User | None = None
     context: Float[Tensor, "video few 3 height width"] | None = None
     past: Float[Tensor, "video past 3 height width"] | None = None
+    context_positions: tuple[tuple[int, ...], ...] | None = None
 
     def __len__(self) -> int:
         """Number of items (the batch axis)."""
@@ -171,14 +208,21 @@ class Targets(_Movable):
     Attributes:
         masks: True on the referred object, at frame size in training and at original size in evaluation.
         annotated: False on padded or unlabelled frames: no loss, no score.
+        void: pixels nobody is scored on (255 in DAVIS).
+        foreground: all objects of the frame (ReVOS' robustness divides by it).
+        multiplicity: how many annotations of the expression cover a pixel (ReVOS' official arithmetic sums them).
     """
 
     masks: Bool[Tensor, "batch time height width"] | LazyTensor
     annotated: Bool[Tensor, "batch time"] | LazyTensor
+    void: Bool[Tensor, "batch time height width"] | LazyTensor | None = None
+    foreground: Bool[Tensor, "batch time height width"] | LazyTensor | None = None
+    multiplicity: UInt8[Tensor, "batch time height width"] | LazyTensor | None = None
 
     def window(self, start: int, stop: int) -> "Targets":
         """The frames `start` to `stop` (exclusive), read into memory."""
-        return Targets(self.masks[:, start:stop], self.annotated[:, start:stop])
+        every = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return Targets(**{name: None if value is None else value[:, start:stop] for name, value in every.items()})
 
 
 @dataclass(frozen=True)
@@ -232,6 +276,9 @@ class Prediction:
         mask_logits: any resolution, covering the padded frame; the consumer resizes.
         presence_logits: is the object there at all (the SAM family says so).
         iou: the network's own estimate of the mask's quality.
+        no_target_logits: above 0 where a head of the network says that the expression means nothing here.
+        proposal_logits: several masks an item and frame, where the network ranks them, as `mask_logits`.
+        scores: confidence of each proposal, the higher the better.
         prompt: what was asked, for losses on the prompt itself.
         state: carried to the next window of the same video.
     """
@@ -241,6 +288,9 @@ class Prediction:
     iou: Float[Tensor, "batch time"] | None = None
     prompt: Prompt | None = None
     state: State | None = None
+    no_target_logits: Float[Tensor, "batch"] | None = None
+    proposal_logits: Float[Tensor, "batch time proposals h w"] | None = None
+    scores: Float[Tensor, "batch time proposals"] | None = None
 
 
 @dataclass
@@ -275,16 +325,24 @@ class ChosenPrediction(Prediction):
 
 @dataclass
 class SegmentedWindow:
-    """One window of a video after segmentation, as sinks and metrics see it.
+    """One window of a video after segmentation, as metrics and sinks see it.
 
     Attributes:
-        clip: the window's clip, in memory.
-        targets: the window's truth, None where hidden.
-        prediction: the network's answer.
         masks: thresholded at 0 and resized to the targets' (or else the original) size.
+        targets: the window's truth, None where hidden.
+        meta: one per item, with the window's frames and positions.
+        clip: the window's clip, in memory; None where masks come from disk (sinks always get one).
+        prediction: the network's answer; None likewise.
+        proposals: `Prediction.proposal_logits`, made masks as `masks` are.
+        scores: confidence of each proposal.
+        no_target: what the network's head decided; None where it has none and only an empty mask can say it.
     """
 
-    clip: Clip
-    targets: Targets | None
-    prediction: Prediction
     masks: Bool[Tensor, "batch time height width"]
+    targets: Targets | None
+    meta: Sequence[ClipMeta]
+    clip: Clip | None = None
+    prediction: Prediction | None = None
+    proposals: Bool[Tensor, "batch time proposals height width"] | None = None
+    scores: Float[Tensor, "batch time proposals"] | None = None
+    no_target: Bool[Tensor, "batch"] | None = None

@@ -6,12 +6,13 @@ clips, sizes, epochs or augmentation. One small file a layout.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
+
+from rvos_lightning.core.types import Facts
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Item:
         expression: the raw sentence; None in promptable-VOS sets.
         objects: ids of the objects it means (palette labels, annotation ids); empty = no target; None = hidden.
         subsets: named subsets this item is scored in, too.
-        group: facts a protocol needs to merge items (annotator, object, question type, ...).
+        facts: what protocols ask for besides (annotator, object, category, ...).
     """
 
     video: int
@@ -47,7 +48,12 @@ class Item:
     expression: str | None = None
     objects: tuple[int | str, ...] | None = None
     subsets: tuple[str, ...] = ()
-    group: dict[str, Any] = field(default_factory=dict)
+    facts: Facts = Facts()
+
+    @property
+    def no_target(self) -> bool:
+        """The data set says that it means nothing in its video."""
+        return self.objects == ()
 
 
 class Reader(ABC):

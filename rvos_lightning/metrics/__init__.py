@@ -1,4 +1,4 @@
-"""Metrics of masks: exact functions (`region_boundary`, `overlap`) and one torchmetrics class a protocol.
+"""Metrics of masks: `j_and_f(prediction, truth)` of plain arrays, and one torchmetrics class a protocol.
 
 Names are imported when first asked for, so that `--help` stays quick.
 """
@@ -10,7 +10,6 @@ _WHERE = {
     "A2D": "images",
     "DAVISSemi": "objects",
     "DAVISUnsupervised": "assigned",
-    "FullTargets": "rows",
     "GRefCOCO": "images",
     "JAndF": "expressions",
     "LongRVOS": "expressions",
@@ -24,6 +23,7 @@ _WHERE = {
     "ReVOS": "revos",
     "SAV": "objects",
     "YouTubeVOS": "objects",
+    "j_and_f": "region_boundary",
 }
 
 
@@ -31,3 +31,7 @@ def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"rvos_lightning.metrics has no {name!r}; it has {', '.join(_WHERE)}")
     return getattr(import_module(f"rvos_lightning.metrics.{_WHERE[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(_WHERE)

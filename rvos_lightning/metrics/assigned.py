@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
-from rvos_lightning.core.types import ClipMeta, Targets
+from rvos_lightning.core.types import ClipMeta, SegmentedWindow
 from rvos_lightning.metrics.objects import ObjectRows, grouped
 from rvos_lightning.metrics.region_boundary import frame_counts
 from rvos_lightning.metrics.rows import Scores, Unit, by_subset, mean
@@ -23,22 +23,21 @@ class DAVISUnsupervised(ObjectRows):
     """DAVIS-2017 unsupervised: predictions of a sequence are matched to its objects by Hungarian assignment.
 
     All items of a sequence must come in one batch (`items_per_video_eval: null`), since every prediction is compared
-    with every object. An item with `group["proposal"]` true has a mask but no object; void comes in
-    `FullTargets.void`. All frames count; an object without a prediction scores as an empty one.
+    with every object. An item with `Facts.proposal` has a mask but no object; void comes in `Targets.void`. All frames
+    count; an object without a prediction scores as an empty one.
     """
+
+    together = True
 
     rule = "DAVIS-2017 unsupervised: mean over objects after Hungarian assignment, all frames, void left out"
 
-    def update(
-        self, masks: Bool[Tensor, "batch time height width"], targets: Targets, meta: Sequence[ClipMeta]
-    ) -> None:
+    def update(self, window: SegmentedWindow) -> None:
         """Count every pair of the window; see `FrameRows.update`."""
-        self._check(masks, targets, meta)
-        keys = self._keys(meta)
-        void = getattr(targets, "void", None)
+        targets, masks, meta = self._check(window), window.masks, window.meta
+        keys, void = self._keys(meta), targets.void
         for items in together(meta).values():
             frames = targets.annotated[items].any(0).cpu()
-            own = torch.tensor([index for index in items if not meta[index].group.get("proposal")])
+            own = torch.tensor([index for index in items if not meta[index].facts.proposal])
             for index in items:
                 chosen = frames[None].expand(len(own), -1)
                 truth = targets.masks[own][:, frames].flatten(0, 1)
@@ -61,7 +60,7 @@ class RefDAVISA(DAVISUnsupervised):
     """Ref-DAVIS17 as ReferFormer, SgMg and SAMWISE score it: the four annotators' objects are merged to one id map
     each, scored by the unsupervised DAVIS program (so swapped expressions cost nothing), and averaged.
 
-    Facts: `group["annotator"]` and `group["object"]` (ref_davis gives both). All expressions of a video must come in
+    Facts: `annotator` and `object`. All expressions of a video must come in
     one batch. Masks are booleans, of which the lowest object number wins an overlap, or probabilities at original
     size, merged exactly as published: below 0.5 nothing, background 0.1, the largest wins, ties to the lowest.
     """
@@ -71,37 +70,38 @@ class RefDAVISA(DAVISUnsupervised):
         "assignment, mean over objects, then over annotators"
     )
 
-    def update(
-        self,
-        masks: Bool[Tensor, "batch time height width"] | Float[Tensor, "batch time height width"],
-        targets: Targets,
-        meta: Sequence[ClipMeta],
-    ) -> None:
+    def update(self, window: SegmentedWindow) -> None:
         """Merge each annotator's objects, then count every pair; see `FrameRows.update`."""
-        self._check(masks, targets, meta)
+        self._check(window)
+        masks, meta = window.masks, window.meta
         merged = torch.zeros(masks.shape, dtype=torch.bool, device=masks.device)
         for items in together(meta).values():
-            order = sorted(items, key=lambda index: (int(meta[index].group.get("object", index)), index))
-            merged[order] = merge_objects(masks[order])
-        super().update(merged, targets, meta)
+            merged[items_in_order(items, meta)] = merge_objects(masks[items_in_order(items, meta)])
+        super().update(replace(window, masks=merged))
 
     def compute(self) -> Scores:
         """Mean of the annotators' scores, and each annotator's as subset `annotator_<n>`."""
         units = self.scored(self.units())
-        named = [replace(u, subsets=(*u.subsets, f"annotator_{u.group.get('annotator', 0)}")) for u in units]
+        named = [replace(u, subsets=(*u.subsets, f"annotator_{u.facts.annotator or 0}")) for u in units]
         return by_subset(named, self.score)
 
     def score(self, units: list[Unit]) -> dict[str, float]:
         """Mean over annotators of the mean over objects."""
-        runs = [super(RefDAVISA, self).score(own) for own in grouped(units, lambda u: u.group.get("annotator", 0))]
+        runs = [super(RefDAVISA, self).score(own) for own in grouped(units, lambda u: u.facts.annotator or 0)]
         return {key: mean(run[key] for run in runs) for key in (runs or [super().score([])])[0]}
+
+
+def items_in_order(items: Sequence[int], meta: Sequence[ClipMeta]) -> list[int]:
+    """Batch indices by object number."""
+    numbers = {index: meta[index].facts.object for index in items}
+    return sorted(items, key=lambda index: (index if numbers[index] is None else numbers[index], index))
 
 
 def together(meta: Sequence[ClipMeta]) -> dict[tuple[Any, ...], list[int]]:
     """Batch indices of items that are matched among themselves: one video, one annotator."""
     groups = defaultdict(list)
     for index, entry in enumerate(meta):
-        groups[entry.source, entry.video, entry.group.get("annotator")].append(index)
+        groups[entry.source, entry.video, entry.facts.annotator].append(index)
     return dict(groups)
 
 
@@ -157,11 +157,11 @@ def _unpredicted(unit: Unit) -> Unit:
 
 
 def _sequence(unit: Unit) -> tuple[Any, ...]:
-    return unit.source, unit.video, unit.group.get("annotator")
+    return unit.source, unit.video, unit.facts.annotator
 
 
 def _annotator(unit: Unit) -> dict[str, Any]:
-    return {key: unit.group[key] for key in ("annotator", "object") if key in unit.group}
+    return {key: value for key, value in unit.facts.known().items() if key in ("annotator", "object")}
 
 
 def _natural(name: str) -> tuple[int, int, str]:

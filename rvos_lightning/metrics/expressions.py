@@ -32,7 +32,7 @@ class MeViS(JAndF):
     Args:
         no_target: "score" J and F of expressions without target as all others (MeViS v1), or leave them out of J and
             F and report `n_acc` and `t_acc` (MeViS v2): the share of no-target expressions whose masks are empty on
-            every frame, and of the others with a mask on some frame. Items with the subset "no_target" are meant.
+            every frame, and of the others with a mask on some frame. Items with `ClipMeta.no_target` are meant.
     """
 
     def __init__(self, no_target: str = "score") -> None:
@@ -49,8 +49,8 @@ class MeViS(JAndF):
         """J&F, with accuracies in v2."""
         if self.no_target == "score":
             return super().score(units)
-        without = [unit for unit in units if "no_target" in unit.subsets]
-        targets = [unit for unit in units if "no_target" not in unit.subsets]
+        without = [unit for unit in units if unit.no_target]
+        targets = [unit for unit in units if not unit.no_target]
         scores = super().score(targets)
         scores["n_acc"] = mean(not unit.seen_pred.any() for unit in without)
         scores["t_acc"] = mean(bool(unit.seen_pred.any()) for unit in targets)

@@ -1,14 +1,13 @@
 """Metrics of sentences on single frames: A2D and JHMDB, RefCOCO, gRefCOCO, Ref-ZOM."""
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from rvos_lightning.core.types import ClipMeta, Targets
+from rvos_lightning.core.types import SegmentedWindow, Targets
 from rvos_lightning.metrics.average_precision import mask_ap
 from rvos_lightning.metrics.overlap import (
     THRESHOLDS,
@@ -22,8 +21,7 @@ from rvos_lightning.metrics.overlap import (
 from rvos_lightning.metrics.region_boundary import COUNTS
 from rvos_lightning.metrics.rows import FrameRows, Unit, mean, pick
 
-EXTRA = ("no_target", "score_bits")
-CANDIDATES = 1 << 10
+EXTRA = ("no_target",)
 
 
 class OverlapRows(FrameRows):
@@ -31,30 +29,13 @@ class OverlapRows(FrameRows):
 
     columns = COUNTS + EXTRA
 
-    def update(
-        self,
-        masks: Bool[Tensor, "batch time height width"],
-        targets: Targets,
-        meta: Sequence[ClipMeta],
-        no_target: Bool[Tensor, "batch"] | None = None,
-    ) -> None:
-        """Count one window; `no_target` is a head's own word, else an empty mask says it."""
-        self._check(masks, targets, meta)
+    def _count(self, window: SegmentedWindow, targets: Targets) -> Int64[Tensor, "frames columns"]:
+        """`columns`, boundary counts 0; the flag is what the network's head said, -1 where it has none."""
         chosen = targets.annotated
-        counts = self._overlap(pick(targets.masks, chosen), pick(masks, chosen))
-        if no_target is not None:
-            counts[:, -2] = no_target.to(counts.device).repeat_interleave(chosen.sum(1).to(counts.device))
-        keys = self._keys(meta)
-        self._append(keys, keys, chosen, meta, counts)
-
-    def _overlap(
-        self, target: Bool[Tensor, "frames height width"], prediction: Bool[Tensor, "frames height width"]
-    ) -> Int64[Tensor, "frames columns"]:
-        """`columns`, boundary counts 0, flag unknown (-1), score 1."""
-        overlap = overlap_counts(target, prediction)
-        counts = torch.zeros(len(overlap), len(self.columns), dtype=torch.int64, device=overlap.device)
-        counts[:, [0, 1, 6, 7]] = overlap
-        counts[:, -2], counts[:, -1] = -1, _bits(torch.ones(1, dtype=torch.float64))[0]
+        counts = _overlap(pick(targets.masks, chosen), pick(window.masks, chosen))
+        if window.no_target is not None:
+            said = window.no_target.to(counts.device)
+            counts[:, -1] = said.repeat_interleave(chosen.sum(1).to(counts.device))
         return counts
 
     def row(self, unit: Unit) -> dict[str, Any]:
@@ -92,7 +73,7 @@ class RefCOCO(OverlapRows):
 class GRefCOCO(OverlapRows):
     """gRefCOCO as ReLA's evaluator: `g_iou`, `c_iou`, `n_acc`, `t_acc`, `p@0.7` to `p@0.9`.
 
-    Truth has no target where the subset "no_target" says so or its mask is empty. A prediction says "no target" by
+    Truth has no target where `ClipMeta.no_target` says so or its mask is empty. A prediction says "no target" by
     the flag given to `update`, else by a mask of fewer than `empty_pixels` pixels.
 
     Args:
@@ -110,11 +91,11 @@ class GRefCOCO(OverlapRows):
     def score(self, units: list[Unit]) -> dict[str, float]:
         """Scores over all samples."""
         counts = stacked(units)
-        flags = [np.full(len(u.frames), "no_target" in u.subsets) for u in units]
+        flags = [np.full(len(u.frames), u.no_target) for u in units]
         gt_none = np.concatenate([*flags, np.zeros(0, bool)]) | (counts[:, 6] == 0)
         small = counts[:, 7] < self.empty_pixels
-        said = np.where(counts[:, -2] < 0, small, counts[:, -2] == 1)
-        silent = (counts[:, -2] < 0) & small  # without a head the small mask is cleared
+        said = np.where(counts[:, -1] < 0, small, counts[:, -1] == 1)
+        silent = (counts[:, -1] < 0) & small  # without a head the small mask is cleared
         inter = np.where(gt_none | silent, 0, counts[:, 0])
         union = np.where(silent, counts[:, 6], np.where(gt_none, counts[:, 7], counts[:, 1]))
         return generalised(inter, union, gt_none, said)
@@ -123,15 +104,15 @@ class GRefCOCO(OverlapRows):
 class RefZOM(OverlapRows):
     """Ref-ZOM: `o_iou`, `m_iou`, P@K over samples with targets; `acc` = share of the others with not one pixel.
 
-    A sample has no target where `group["source"]` is "zero" or a subset "no_target" says so.
+    A sample has no target where `ClipMeta.no_target` says so (source "zero").
     """
 
     rule = "Ref-ZOM: oIoU, mIoU, P@K over one-to-one and one-to-many samples, Acc over samples without target"
 
     def score(self, units: list[Unit]) -> dict[str, float]:
         """The two groups never mix."""
-        zero = [unit for unit in units if _without_target(unit)]
-        inter, union = stacked([unit for unit in units if not _without_target(unit)])[:, :2].T
+        zero = [unit for unit in units if unit.no_target]
+        inter, union = stacked([unit for unit in units if not unit.no_target])[:, :2].T
         each = iou(inter, union, 0.0)
         scores = {
             "o_iou": ratio(inter.sum(), union.sum()),
@@ -155,40 +136,28 @@ class A2D(OverlapRows):
         super().__init__()
         self.rule = f"{dataset}: mAP 0.5:0.95, P@K of IoU > K, oIoU = sum I / sum U, mIoU = mean over samples"
 
-    def update(
-        self,
-        masks: Bool[Tensor, "batch time height width"],
-        targets: Targets,
-        meta: Sequence[ClipMeta],
-        candidates: Bool[Tensor, "batch time candidates height width"] | None = None,
-        scores: Float[Tensor, "batch time candidates"] | None = None,
-    ) -> None:
-        """Count one window; several scored candidates replace `masks`."""
-        self._check(masks, targets, meta)
-        candidates = masks[:, :, None] if candidates is None else candidates
-        scores = torch.ones(candidates.shape[:3], dtype=torch.float64) if scores is None else scores
-        keys, chosen = self._keys(meta), targets.annotated
+    def update(self, window: SegmentedWindow) -> None:
+        """Count one window; the network's ranked proposals, where it has some, replace its masks."""
+        if window.proposals is None:
+            return super().update(window)
+        targets = self._check(window)
+        keys, chosen = self._keys(window.meta), targets.annotated
+        scores = torch.ones(window.proposals.shape[:3]) if window.scores is None else window.scores
         truth = pick(targets.masks, chosen)
-        for number in range(candidates.shape[2]):
-            counts = self._overlap(truth, pick(candidates[:, :, number], chosen))
-            counts[:, -1] = _bits(pick(scores[:, :, number], chosen.to(scores.device)).double()).to(counts.device)
-            counts[:, -2] = number
-            self._append([key for key in keys], keys, chosen, [_numbered(m, number) for m in meta], counts)
+        for number, masks in enumerate(window.proposals.unbind(2)):
+            own = pick(scores[:, :, number], chosen)
+            self._append(keys, keys, chosen, window.meta, _overlap(truth, pick(masks, chosen)), number, own)
 
     def score(self, units: list[Unit]) -> dict[str, float]:
         """Scores over all samples."""
-        samples = sorted(((name, rows) for u in units for name, rows in _samples(u)), key=lambda s: s[0])
-        best = np.array([rows[_best(rows)] for _, rows in samples]).reshape(-1, len(self.columns))
+        samples = sorted((sample for unit in units for sample in _samples(unit)), key=lambda sample: sample[0])
+        best = np.array([rows[_best(scores)] for _, rows, scores in samples]).reshape(-1, len(self.columns))
         each = iou_float32(best[:, 0], best[:, 1])
-        scores = {**precision_at(each, THRESHOLDS, strict=True), "o_iou": ratio(best[:, 0].sum(), best[:, 1].sum())}
-        counts = np.concatenate([*(rows for _, rows in samples), np.zeros((0, len(self.columns)), np.int64)])
-        image = np.repeat(np.arange(len(samples)), [len(rows) for _, rows in samples])
-        precision = mask_ap(image, _floats(counts[:, -1]), *counts[:, [0, 1, 6, 7]].T)
-        return {**precision, **scores, "m_iou": mean(each.astype(np.float64))}
-
-
-def _without_target(unit: Unit) -> bool:
-    return unit.group.get("source") == "zero" or "no_target" in unit.subsets
+        values = {**precision_at(each, THRESHOLDS, strict=True), "o_iou": ratio(best[:, 0].sum(), best[:, 1].sum())}
+        counts = np.concatenate([*(rows for _, rows, _ in samples), np.zeros((0, len(self.columns)), np.int64)])
+        scores = np.concatenate([*(own for _, _, own in samples), np.zeros(0)])
+        image = np.repeat(np.arange(len(samples)), [len(rows) for _, rows, _ in samples])
+        return {**mask_ap(image, scores, *counts[:, [0, 1, 6, 7]].T), **values, "m_iou": mean(each.astype(np.float64))}
 
 
 def stacked(units: list[Unit]) -> np.ndarray:
@@ -196,27 +165,27 @@ def stacked(units: list[Unit]) -> np.ndarray:
     return np.concatenate([*(u.counts for u in units), np.zeros((0, len(COUNTS + EXTRA)), np.int64)])
 
 
-def _samples(unit: Unit) -> list[tuple[str, np.ndarray]]:
-    """Each frame's image id and candidates."""
-    frames = unit.frames // CANDIDATES
-    return [(f"v_{unit.video}_f_{frame}_i_{unit.item}", unit.counts[frames == frame]) for frame in np.unique(frames)]
+def _overlap(
+    target: Bool[Tensor, "frames height width"], prediction: Bool[Tensor, "frames height width"]
+) -> Int64[Tensor, "frames columns"]:
+    """Pixels in the columns of `COUNTS` that hold them; nobody said anything about no target."""
+    overlap = overlap_counts(target, prediction)
+    counts = torch.zeros(len(overlap), len(COUNTS + EXTRA), dtype=torch.int64, device=overlap.device)
+    counts[:, [0, 1, 6, 7]] = overlap
+    counts[:, -1] = -1
+    return counts
 
 
-def _best(rows: np.ndarray) -> int:
+def _samples(unit: Unit) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    """Each frame's image id, rows and confidences of its proposals."""
+    samples = []
+    for frame in np.unique(unit.frames):
+        own = unit.frames == frame
+        image = unit.facts.image or f"v_{unit.video}_f_{frame}_i_{unit.item}"
+        samples.append((str(image), unit.counts[own], unit.scores[own]))
+    return samples
+
+
+def _best(scores: np.ndarray) -> int:
     """The last after an ascending stable sort by score."""
-    return int(np.argsort(_floats(rows[:, -1]), kind="stable")[-1])
-
-
-def _numbered(meta: ClipMeta, candidate: int) -> ClipMeta:
-    from dataclasses import replace
-
-    return replace(meta, positions=tuple(position * CANDIDATES + candidate for position in meta.positions))
-
-
-def _bits(values: Tensor) -> Tensor:
-    """float64 as int64 of the same bits, to travel in an integer row."""
-    return values.contiguous().view(torch.int64)
-
-
-def _floats(bits: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(bits).view(np.float64)
+    return int(np.argsort(scores, kind="stable")[-1])

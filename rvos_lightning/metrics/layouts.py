@@ -68,11 +68,11 @@ def files_of(meta: ClipMeta, layout: Layout) -> list[str]:
     """Name of every frame's file.
 
     Raises:
-        SubmissionError: a name would leave the folder, or a fact of `meta.group` that it holds is missing.
+        SubmissionError: a name would leave the folder, or a fact of `meta.facts` that it holds is missing.
     """
-    facts = {"video": meta.video, "item": meta.item, "annotator": meta.group.get("annotator")}
+    facts = {"video": meta.video, "item": meta.item, "annotator": meta.facts.annotator}
     if facts["annotator"] is None and "{annotator}" in layout.pattern:
-        raise SubmissionError(f"{meta.video}/{meta.item}: group['annotator'] is missing, which names the folder")
+        raise SubmissionError(f"{meta.video}/{meta.item}: nobody says which annotator wrote it, which names the folder")
     positions = meta.positions or range(len(meta.frames))
     names = [layout.pattern.format(**facts, frame=f, position=p) for f, p in zip(meta.frames, positions, strict=True)]
     for name in names[:1]:
@@ -85,9 +85,9 @@ def label_of(meta: ClipMeta) -> int:
     """The object's number in a palette picture.
 
     Raises:
-        SubmissionError: neither `group["object"]` nor the item is a number from 1 to 254.
+        SubmissionError: neither `Facts.object` nor the item is a number from 1 to 254.
     """
-    label = str(meta.group.get("object", meta.item))
+    label = meta.item if meta.facts.object is None else str(meta.facts.object)
     if not label.isdecimal() or not 1 <= int(label) <= 254:
         raise SubmissionError(f"{meta.video}/{meta.item}: {label!r} is no object number (1 to 254) for a palette PNG")
     return int(label)
@@ -100,7 +100,16 @@ def expected_items(reader: Reader) -> Iterator[ClipMeta]:
         size = (0, 0) if video.size is None else (int(video.size[0]), int(video.size[1]))
         positions = tuple(range(len(video.frames)))
         yield ClipMeta(
-            video.id, item.id, tuple(video.frames), size, size, positions, reader.name, item.subsets, dict(item.group)
+            video.id,
+            item.id,
+            tuple(video.frames),
+            size,
+            size,
+            positions,
+            reader.name,
+            item.subsets,
+            item.facts,
+            item.no_target,
         )
 
 

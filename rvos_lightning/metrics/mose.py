@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from rvos_lightning.core.types import Targets
+from rvos_lightning.core.types import SegmentedWindow, Targets
 from rvos_lightning.metrics.objects import frames_of
 from rvos_lightning.metrics.region_boundary import COUNTS, boundary_measure
 from rvos_lightning.metrics.rows import FrameRows, Unit, mean, pick
@@ -31,11 +31,9 @@ class MOSEv2(FrameRows):
         "MOSEv2: mean over objects, first and last frame left out; J smoothed, F with a radius from the object's area"
     )
 
-    def _count(
-        self, masks: Bool[Tensor, "batch time height width"], targets: Targets, chosen: Bool[Tensor, "batch time"]
-    ) -> Int64[Tensor, "frames columns"]:
-        counts = super()._count(masks, targets, chosen).cpu()
-        pairs = zip(pick(targets.masks, chosen).cpu(), pick(masks, chosen).cpu(), strict=True)
+    def _count(self, window: SegmentedWindow, targets: Targets) -> Int64[Tensor, "frames columns"]:
+        counts, chosen = super()._count(window, targets).cpu(), targets.annotated
+        pairs = zip(pick(targets.masks, chosen).cpu(), pick(window.masks, chosen).cpu(), strict=True)
         matched = [adaptive_counts(truth, predicted) for truth, predicted in pairs]
         return torch.cat([counts, torch.tensor(matched, dtype=torch.int64).reshape(-1, len(EXTRA))], dim=1)
 

@@ -35,7 +35,7 @@ class ObjectRows(FrameRows):
 class DAVISSemi(ObjectRows):
     """DAVIS-2017 semi-supervised: all frames but each sequence's first and last, mean over objects of all sequences.
 
-    Objects are those up to the largest label of the first frame; the label is `group["object"]`, else the item's
+    Objects are those up to the largest label of the first frame; the label is `Facts.object`, else the item's
     number. Void is not used. Decay is computed with 64-bit edges (the program breaks from 256 frames on).
     """
 
@@ -90,22 +90,22 @@ class SAV(ObjectRows):
 class YouTubeVOS(ObjectRows):
     """YouTube-VOS with local truth (official numbers are the server's): G = mean of J, F on seen and unseen categories.
 
-    The facts: `group["seen"]` says whether the category is a training one, `group["first_frame"]` where the object
-    is prompted; frames up to it are not scored. Adds `g`.
+    `Facts.seen` says whether the category is a training one, `Facts.frame` where the object is prompted; frames up to
+    it are not scored. Adds `g`.
     """
 
     rule = "YouTube-VOS (unofficial, local truth): G = mean of J and F on seen and unseen categories, after the prompt"
 
     def scored(self, units: list[Unit]) -> list[Unit]:
         """Drops frames up to the prompt."""
-        later = [frames_of(unit, unit.frames > int(unit.group.get("first_frame") or 0)) for unit in units]
+        later = [frames_of(unit, unit.frames > (unit.facts.frame or 0)) for unit in units]
         return [unit for unit in later if len(unit.frames)]
 
     def score(self, units: list[Unit]) -> dict[str, float]:
         """Adds the four parts and their mean; NaN where a kind of category is missing."""
         parts = {}
         for name, seen in (("seen", True), ("unseen", False)):
-            own = [unit for unit in units if unit.group.get("seen") is seen]
+            own = [unit for unit in units if unit.facts.seen is seen]
             parts |= {f"j_{name}": mean(mean(u.j) for u in own), f"f_{name}": mean(mean(u.f) for u in own)}
         return {**super().score(units), "g": mean(parts.values()), **parts}
 
@@ -119,10 +119,11 @@ def grouped(units: list[Unit], key: Any) -> Iterable[list[Unit]]:
 
 
 def _label(unit: Unit) -> int:
-    label = unit.group.get("object", unit.item)
-    return int(label) if str(label).isdecimal() else 0
+    label = unit.item if unit.facts.object is None else str(unit.facts.object)
+    return int(label) if label.isdecimal() else 0
 
 
 def frames_of(unit: Unit, keep: np.ndarray) -> Unit:
     """The unit with some of its frames only."""
-    return replace(unit, frames=unit.frames[keep], counts=unit.counts[keep], j=unit.j[keep], f=unit.f[keep])
+    cut = {name: getattr(unit, name)[keep] for name in ("frames", "counts", "j", "f", "scores")}
+    return replace(unit, **cut)

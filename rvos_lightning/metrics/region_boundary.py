@@ -5,6 +5,7 @@ they are counted exactly on any device and divided in float64 at the very end.
 """
 
 import math
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -76,12 +77,37 @@ def boundary_measure(counts: Int64[Tensor, "*batch 8"]) -> Float64[Tensor, "*bat
     return torch.where(both == 0, 0.0, 2 * precision * recall / torch.where(both == 0, 1.0, both))
 
 
-def j_and_f(
-    target: Bool[Tensor, "*batch height width"], prediction: Bool[Tensor, "*batch height width"]
-) -> tuple[Float64[Tensor, "*batch"], Float64[Tensor, "*batch"]]:
-    """J and F of every frame pair, on the CPU."""
-    counts = frame_counts(target, prediction).cpu()
-    return region_similarity(counts), boundary_measure(counts)
+class JF(NamedTuple):
+    """J and F of every frame pair."""
+
+    j: Any
+    f: Any
+
+
+def j_and_f(prediction: Any, truth: Any, void: Any = None) -> JF:
+    """J and F of every frame pair, as the DAVIS program (`davis2017-evaluation`) computes them.
+
+    Args:
+        prediction: masks [..., height, width], a numpy array or a torch tensor on any device; anything but 0 is inside.
+        truth: the same of the truth.
+        void: pixels that count on neither side.
+
+    Returns:
+        Float64 arrays [...] of the prediction's kind (numpy, or torch on the CPU); floats for a single pair.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    device = prediction.device if isinstance(prediction, Tensor) else "cpu"
+    planes = [
+        each if each is None or isinstance(each, Tensor) else np.asarray(each) for each in (truth, prediction, void)
+    ]
+    masks = [None if each is None else torch.as_tensor(each != 0, device=device) for each in planes]
+    counts = frame_counts(*masks).cpu()
+    found = JF(region_similarity(counts), boundary_measure(counts))
+    if counts.ndim == 1:
+        return JF(float(found.j), float(found.f))
+    return found if isinstance(prediction, Tensor) else JF(found.j.numpy(), found.f.numpy())
 
 
 def mean_recall_decay(values: np.ndarray) -> tuple[float, float, float]:

@@ -4,15 +4,14 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Int64
 from torch import Tensor
 
-from rvos_lightning.core.types import Targets
+from rvos_lightning.core.types import SegmentedWindow, Targets
 from rvos_lightning.metrics.region_boundary import COUNTS
 from rvos_lightning.metrics.rows import FrameRows, Unit, mean, pick
 
 KINDS = ("referring", "reasoning")
-TYPES = {0: "referring", 1: "reasoning", 2: "no_target"}
 EXTRA = ("pixels", "equal", "false_positive", "foreground")
 
 
@@ -20,13 +19,13 @@ class ReVOS(FrameRows):
     """ReVOS as VISA's tool averages: percent rounded to two decimals per expression, mean over the expressions of a
     type, overall = mean of referring and reasoning (not of all expressions).
 
-    Facts: the type is `group["type_id"]` (0, 1, 2) or a subset "referring" or "reasoning"; others enter no mean. R
-    needs `FullTargets.foreground`, without it R is left out; it measures false positives against the foreground.
+    The type is `Facts.kind`, "referring" or "reasoning"; others enter no mean. R measures false positives against
+    `Targets.foreground`; without that it is left out.
     Scores: `j`, `f`, `j_and_f`, `a`, `r` overall, and `<score>/referring`, `<score>/reasoning`.
 
     Args:
         arithmetic: "boolean" masks, or the official unsigned 8-bit sums, in which overlapping annotations
-            (`FullTargets.multiplicity`) wrap round in A and R; J and F are the same.
+            (`Targets.multiplicity`) wrap round in A and R; J and F are the same.
         mask_value: value of foreground in the predicted PNGs; 255 spoils A and R in the 8-bit arithmetic.
     """
 
@@ -40,11 +39,9 @@ class ReVOS(FrameRows):
             f"R with {arithmetic} masks"
         )
 
-    def _count(
-        self, masks: Bool[Tensor, "batch time height width"], targets: Targets, chosen: Bool[Tensor, "batch time"]
-    ) -> Int64[Tensor, "frames columns"]:
-        counts = super()._count(masks, targets, chosen)
-        foreground, times = getattr(targets, "foreground", None), getattr(targets, "multiplicity", None)
+    def _count(self, window: SegmentedWindow, targets: Targets) -> Int64[Tensor, "frames columns"]:
+        counts, masks, chosen = super()._count(window, targets), window.masks, targets.annotated
+        foreground, times = targets.foreground, targets.multiplicity
         area = torch.full_like(counts[:, 0], -1) if foreground is None else pick(foreground, chosen).sum((-2, -1))
         pixels = torch.full_like(area, masks.shape[-2] * masks.shape[-1])
         equal, wrong = pixels - (counts[:, 1] - counts[:, 0]), counts[:, 7] - counts[:, 0]
@@ -75,9 +72,7 @@ class ReVOS(FrameRows):
 
 def kind_of(unit: Unit) -> str:
     """ "referring", "reasoning", "no_target", or "" where nothing says so."""
-    if "type_id" in unit.group:
-        return TYPES.get(int(unit.group["type_id"]), "")
-    return next((name for name in TYPES.values() if name in unit.subsets), "")
+    return "no_target" if unit.no_target else unit.facts.kind or ""
 
 
 def percent(unit: Unit) -> dict[str, float]:

@@ -1,7 +1,8 @@
 """What every video metric keeps: integer rows per frame and facts per item, exact on any number of processes.
 
-A row is (item, other item, frame, counts...). Rows are gathered, repeats dropped and everything sorted before a
-single division, so neither the number of processes nor the order of batches can change a digit.
+A row is (item, other item, frame, proposal, counts...), with a confidence beside it. Rows are gathered, repeats dropped
+and everything sorted before a single division, so neither the number of processes nor the order of batches can change
+a digit.
 """
 
 import json
@@ -14,30 +15,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from rvos_lightning.core.types import ClipMeta, Targets
+from rvos_lightning.core.types import ClipMeta, Facts, SegmentedWindow, Targets
 from rvos_lightning.metrics.region_boundary import COUNTS, boundary_measure, frame_counts, region_similarity
 
 Scores = dict[str, Float64[Tensor, ""]]
 
-
-@dataclass(frozen=True)
-class FullTargets(Targets):
-    """Targets with what a few protocols need besides; metrics that need nothing more take plain `Targets`, too.
-
-    Attributes:
-        void: pixels nobody is scored on (255 in DAVIS).
-        foreground: all objects of the frame (ReVOS' robustness divides by it).
-        multiplicity: how many annotations of the expression cover a pixel (ReVOS' official arithmetic sums them).
-    """
-
-    void: Bool[Tensor, "batch time height width"] | None = None
-    foreground: Bool[Tensor, "batch time height width"] | None = None
-    multiplicity: Int64[Tensor, "batch time height width"] | None = None
+HEADS = 4
+"""Columns of a row before its counts: item, other item, frame, proposal."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +38,7 @@ class Unit:
         counts: one row a frame [n, columns], named by the metric's `columns`.
         j: region similarity per frame.
         f: boundary measure per frame.
+        scores: confidence per row, 1 where nobody said; several rows a frame where proposals are ranked.
         other: the item that predicted, where it is not this one (assignment protocols).
     """
 
@@ -56,11 +46,13 @@ class Unit:
     video: str
     item: str
     subsets: tuple[str, ...]
-    group: dict[str, Any]
+    facts: Facts
+    no_target: bool
     frames: np.ndarray
     counts: np.ndarray
     j: np.ndarray
     f: np.ndarray
+    scores: np.ndarray
     other: "str | None" = None
 
     @cached_property
@@ -83,26 +75,30 @@ class FrameRows(Metric, ABC):
     """Base of all metrics of masks. `update` once a window of a video, `compute` once an evaluation.
 
     Only frames with `targets.annotated` count. Repeats of one (source, video, item, frame) count once, whichever
-    process saw them. Scores are fractions of 1 in float64, and for every name in `ClipMeta.subsets` the same scores
-    again as `<score>/<subset>`.
+    process saw them. Scores are fractions of 1 in float64, and for every name in `ClipMeta.subsets` (and "no_target")
+    the same scores again as `<score>/<subset>`.
 
     Attributes:
         rule: the averaging rule in one sentence, to print beside the number.
+        together: all items of a video must come in one batch, as they are compared with each other.
         columns: names of the integers kept per frame.
     """
 
     rule: str = ""
+    together = False
     higher_is_better = True
     is_differentiable = False
     full_state_update = False
     columns: tuple[str, ...] = COUNTS
 
     rows: list[Tensor]
+    confidence: list[Tensor]
     facts: list[Tensor]
 
     def __init__(self) -> None:
         super().__init__()
         self.add_state("rows", [], dist_reduce_fx="cat")
+        self.add_state("confidence", [], dist_reduce_fx="cat")
         self.add_state("facts", [], dist_reduce_fx="cat")
         self._known: dict[tuple[str, str, str], int] = {}
         self._seed()
@@ -115,37 +111,36 @@ class FrameRows(Metric, ABC):
 
     def _seed(self) -> None:
         """Typed empty states: a rank that sees nothing must still gather int64 rows, not torchmetrics' float ones."""
-        self.rows.append(torch.zeros(0, 3 + len(self.columns), dtype=torch.int64, device=self.device))
+        self.rows.append(torch.zeros(0, HEADS + len(self.columns), dtype=torch.int64, device=self.device))
+        self.confidence.append(torch.zeros(0, dtype=torch.float64, device=self.device))
         self.facts.append(torch.zeros(0, dtype=torch.uint8, device=self.device))
 
-    def update(
-        self, masks: Bool[Tensor, "batch time height width"], targets: Targets, meta: Sequence[ClipMeta]
-    ) -> None:
-        """Count one window.
+    def update(self, window: SegmentedWindow) -> None:
+        """Count one window that has targets.
 
         Raises:
             ValueError: masks and targets differ in size, or a frame's position is unknown.
         """
-        self._check(masks, targets, meta)
-        keys = self._keys(meta)
-        chosen = targets.annotated
-        counts = self._count(masks, targets, chosen)
-        self._append(keys, keys, chosen, meta, counts)
+        targets = self._check(window)
+        keys = self._keys(window.meta)
+        self._append(keys, keys, targets.annotated, window.meta, self._count(window, targets))
 
-    def _count(
-        self, masks: Bool[Tensor, "batch time height width"], targets: Targets, chosen: Bool[Tensor, "batch time"]
-    ) -> Int64[Tensor, "frames columns"]:
-        """`columns` of the chosen frames, batch before time."""
-        void = getattr(targets, "void", None)
-        truth, predicted = pick(targets.masks, chosen), pick(masks, chosen)
+    def _count(self, window: SegmentedWindow, targets: Targets) -> Int64[Tensor, "frames columns"]:
+        """`columns` of the annotated frames, batch before time."""
+        chosen, void = targets.annotated, targets.void
+        truth, predicted = pick(targets.masks, chosen), pick(window.masks, chosen)
         return frame_counts(truth, predicted, None if void is None else pick(void, chosen))
 
-    def _check(self, masks: Tensor, targets: Targets, meta: Sequence[ClipMeta]) -> None:
-        if tuple(masks.shape) != tuple(targets.masks.shape) or len(meta) != len(masks):
+    def _check(self, window: SegmentedWindow) -> Targets:
+        masks, targets = window.masks, window.targets
+        if targets is None:
+            raise ValueError(f"{type(self).__name__}: the window has no targets: its truth is hidden")
+        if tuple(masks.shape) != tuple(targets.masks.shape) or len(window.meta) != len(masks):
             raise ValueError(
                 f"{type(self).__name__}: masks {tuple(masks.shape)}, targets {tuple(targets.masks.shape)}, "
-                f"{len(meta)} metas; resize predictions to the targets (their original size) before scoring"
+                f"{len(window.meta)} metas; resize predictions to the targets (their original size) before scoring"
             )
+        return targets
 
     def _keys(self, meta: Sequence[ClipMeta]) -> list[int]:
         """A stable 64-bit number of each item; a new item's facts are kept as one line of JSON."""
@@ -155,9 +150,9 @@ class FrameRows(Metric, ABC):
             if name not in self._known:
                 digest = blake2b("\x1f".join(name).encode(), digest_size=8).digest()
                 self._known[name] = int.from_bytes(digest, "little", signed=True)
-                group = {key: value for key, value in entry.group.items() if key != "context"}
-                line = json.dumps([self._known[name], *name, entry.subsets, group], default=str) + "\n"
-                text = torch.frombuffer(bytearray(line.encode()), dtype=torch.uint8)
+                subsets = dict.fromkeys((*entry.subsets, *(["no_target"] if entry.no_target else [])))
+                said = [self._known[name], *name, list(subsets), entry.facts.known(), entry.no_target]
+                text = torch.frombuffer(bytearray((json.dumps(said) + "\n").encode()), dtype=torch.uint8)
                 self.facts.append(text.to(self.device))
             keys.append(self._known[name])
         return keys
@@ -169,46 +164,49 @@ class FrameRows(Metric, ABC):
         chosen: Bool[Tensor, "batch time"],
         meta: Sequence[ClipMeta],
         counts: Int64[Tensor, "frames columns"],
+        proposal: int = 0,
+        scores: Float[Tensor, "frames"] | None = None,
     ) -> None:
         where = chosen.cpu().nonzero().tolist()
-        heads = [[keys[item], others[item], position_of(meta[item], frame)] for item, frame in where]
+        heads = [[keys[item], others[item], position_of(meta[item], frame), proposal] for item, frame in where]
         if heads:
             self.rows.append(torch.cat([torch.tensor(heads).to(self.device), counts.to(self.device)], dim=1))
+            scores = torch.ones(len(heads)) if scores is None else scores
+            self.confidence.append(scores.double().to(self.device))
 
     def units(self) -> list[Unit]:
         """Every item (or pair of items) with its frames, sorted by source, video and item; repeats dropped."""
         facts = self._facts()
-        rows = dim_zero_cat(self.rows).cpu()
+        rows, scores = dim_zero_cat(self.rows).cpu().numpy(), dim_zero_cat(self.confidence).cpu().numpy()
         if not len(rows):
             return []
-        rows = rows[torch.from_numpy(np.lexsort(rows.numpy().T[::-1]))]
-        heads = rows[:, :3]
-        new = torch.ones(len(rows), dtype=torch.bool)
-        new[1:] = (heads[1:] != heads[:-1]).any(1)
-        rows = rows[new]
-        counts = rows[:, 3 : 3 + len(COUNTS)]
+        order = np.lexsort((scores, *rows.T[::-1]))
+        rows, scores = rows[order], scores[order]
+        new = np.r_[True, (rows[1:, :HEADS] != rows[:-1, :HEADS]).any(1)]
+        rows, scores = rows[new], scores[new]
+        counts = torch.from_numpy(rows[:, HEADS : HEADS + len(COUNTS)])
         j, f = region_similarity(counts).numpy(), boundary_measure(counts).numpy()
-        table = rows.numpy()
-        starts = np.flatnonzero(np.r_[True, (table[1:, :2] != table[:-1, :2]).any(1)])
+        starts = np.flatnonzero(np.r_[True, (rows[1:, :2] != rows[:-1, :2]).any(1)])
         units = []
-        for start, stop in zip(starts, [*starts[1:], len(table)], strict=True):
-            key, other = table[start, :2].tolist()
-            values = table[start:stop, 2], table[start:stop, 3:], j[start:stop], f[start:stop]
+        for start, stop in zip(starts, [*starts[1:], len(rows)], strict=True):
+            key, other = rows[start, :2].tolist()
+            own = slice(start, stop)
+            values = rows[own, 2], rows[own, HEADS:], j[own], f[own], scores[own]
             units.append(Unit(*facts[key], *values, other=None if key == other else facts[other][2]))
         return sorted(units, key=lambda unit: (unit.source, unit.video, unit.item, unit.other or ""))
 
-    def _facts(self) -> dict[int, tuple[str, str, str, tuple[str, ...], dict[str, Any]]]:
-        """Source, video, item, subsets and group of every number.
+    def _facts(self) -> dict[int, tuple[str, str, str, tuple[str, ...], Facts, bool]]:
+        """Source, video, item, subsets, facts and whether there is no target, of every number.
 
         Raises:
             RuntimeError: two items share a number (one chance in 2^64 a pair).
         """
-        found: dict[int, tuple[str, str, str, tuple[str, ...], dict[str, Any]]] = {}
+        found: dict[int, tuple[str, str, str, tuple[str, ...], Facts, bool]] = {}
         for line in bytes(dim_zero_cat(self.facts).cpu().numpy()).decode().splitlines():
-            key, source, video, item, subsets, group = json.loads(line)
+            key, source, video, item, subsets, facts, no_target = json.loads(line)
             if key in found and found[key][:3] != (source, video, item):
                 raise RuntimeError(f"items {found[key][:3]} and {(source, video, item)} share a hash: rename one")
-            found[key] = (source, video, item, tuple(subsets), group)
+            found[key] = (source, video, item, tuple(subsets), Facts(**facts), no_target)
         return found
 
     def compute(self) -> Scores:

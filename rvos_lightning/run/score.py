@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 import torch
 
-from rvos_lightning.core.types import ClipMeta
+from rvos_lightning.core.types import ClipMeta, SegmentedWindow, Targets
 from rvos_lightning.data.reader import Reader
 from rvos_lightning.metrics.layouts import LAYOUTS, LayoutName, SubmissionError, expected_items
-from rvos_lightning.metrics.rows import FrameRows, FullTargets
+from rvos_lightning.metrics.rows import FrameRows
 from rvos_lightning.metrics.submission import SavedMasks
 from rvos_lightning.metrics.tables import write_table
 
@@ -90,12 +90,12 @@ def score(reader: Reader, options: Options) -> FrameRows:
             missing = saved.missing(own) if options.missing == "refuse" else []
             gaps += missing
             if not missing:
-                metric.update(torch.stack([saved.read(meta, size) for meta in own]), targets, own)
+                metric.update(SegmentedWindow(torch.stack([saved.read(meta, size) for meta in own]), targets, own))
     saved.refuse(gaps)
     return metric
 
 
-def windows(reader: Reader, items: Sequence[int]) -> Iterator[tuple[list[int], FullTargets]]:
+def windows(reader: Reader, items: Sequence[int]) -> Iterator[tuple[list[int], Targets]]:
     """Annotated frames of a video and their truth, in pieces that fit memory."""
     count = len(reader.videos[reader.items[items[0]].video].frames)
     step = max(1, WINDOW_PIXELS // (_read(reader, items[0], [0])[0].numel() * len(items)))
@@ -107,7 +107,7 @@ def windows(reader: Reader, items: Sequence[int]) -> Iterator[tuple[list[int], F
         used = annotated.any(0)
         if used.any():
             kept = [position for position, use in zip(positions, used.tolist(), strict=True) if use]
-            yield kept, FullTargets(masks[:, used], annotated[:, used], **_besides(reader, items, kept))
+            yield kept, Targets(masks[:, used], annotated[:, used], **_besides(reader, items, kept))
 
 
 def _besides(reader: Reader, items: Sequence[int], positions: list[int]) -> dict[str, torch.Tensor]:
@@ -129,7 +129,7 @@ def _read(reader: Reader, item: int, positions: list[int]) -> tuple[torch.Tensor
     return read
 
 
-def _window(meta: ClipMeta, positions: list[int], targets: FullTargets) -> ClipMeta:
+def _window(meta: ClipMeta, positions: list[int], targets: Targets) -> ClipMeta:
     size = targets.masks.shape[-2], targets.masks.shape[-1]
     return replace(
         meta, frames=tuple(meta.frames[p] for p in positions), positions=tuple(positions), size=size, original_size=size

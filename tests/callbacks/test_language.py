@@ -17,8 +17,8 @@ def spoken(logits, labels, said=None):
     return SpokenPrompt(torch.zeros(2, 3, 1, 4), spoken=said, token_logits=logits, labels=labels)
 
 
-def batch(subsets=((), ())):
-    meta = [ClipMeta("v", str(i), ("0",) * 3, (8, 8), (8, 8), subsets=own) for i, own in enumerate(subsets)]
+def batch(no_target=(False, False)):
+    meta = [ClipMeta("v", str(i), ("0",) * 3, (8, 8), (8, 8), no_target=own) for i, own in enumerate(no_target)]
     clip = Clip(torch.zeros(1, 3, 3, 8, 8), torch.zeros(2, dtype=torch.long), ["a", "b"], meta)
     masks = torch.zeros(2, 3, 8, 8, dtype=torch.bool)
     masks[:, :, 2:6, 2:6] = True
@@ -85,10 +85,11 @@ def test_tracked_masks_have_their_own_terms():
 
 
 def test_rates_count_every_item_once(capsys):
-    one, rate, logged = batch((("no_target",), ("size",))), SegRate(), {}
+    one, rate, logged = batch((True, False)), SegRate(), {}
     prompt = spoken(None, None, torch.tensor([False, True]))
     masks = torch.zeros(2, 3, 8, 8, dtype=torch.bool)
-    window = SegmentedWindow(one.clip, one.targets, Prediction(torch.zeros(2, 3, 8, 8), prompt=prompt), masks)
+    prediction = Prediction(torch.zeros(2, 3, 8, 8), prompt=prompt)
+    window = SegmentedWindow(masks, one.targets, one.clip.meta, one.clip, prediction)
     for last in (False, True):
         rate.write("val", window, last)
     strategy = SimpleNamespace(reduce=lambda counts, reduce_op: counts)

@@ -29,7 +29,7 @@ def play(writer, trainer, reader, windows):
     for metas, masks in windows:
         clip = Clip(torch.zeros(1, masks.shape[1], 3, 8, 8), torch.zeros(len(metas), dtype=torch.long), None, metas)
         prediction = Prediction(torch.zeros(*masks.shape[:2], 8, 8))
-        writer.write("predict", SegmentedWindow(clip, None, prediction, masks), last=False)
+        writer.write("predict", SegmentedWindow(masks, None, metas, clip, prediction), last=False)
     writer.on_predict_end(trainer, None)
 
 

@@ -14,7 +14,7 @@ from callbacks.film_strip import FilmStrip, caption_line, tint
 from callbacks.overlay import Film, Overlay, VideoOutput, palette
 from callbacks.scores import score_line
 from callbacks.start_table import licences
-from rvos_lightning.core.types import Clip, ClipMeta, Prediction, SegmentedWindow, Targets
+from rvos_lightning.core.types import Clip, ClipMeta, Facts, Prediction, SegmentedWindow, Targets
 from rvos_lightning.data.reader import Item, Reader, Video
 
 
@@ -35,14 +35,14 @@ class Noise(Reader):
 
 def window(start, stop, targets=True):
     names = tuple(f"{i:05d}" for i in range(start, stop))
-    metas = [ClipMeta("clip", str(i), names, (30, 41), (30, 41), tuple(range(start, stop)), group={"fps": 12.5})
+    metas = [ClipMeta("clip", str(i), names, (30, 41), (30, 41), tuple(range(start, stop)), facts=Facts(fps=12.5))
              for i in range(2)]  # fmt: skip
     clip = Clip(torch.rand(1, stop - start, 3, 30, 41), torch.tensor([0, 0]), ["left half", "top half"], metas)
     masks = torch.zeros(2, stop - start, 30, 41, dtype=torch.bool)
     masks[0, :, :, :20] = True
     masks[1, :, :15] = True
     truth = Targets(masks, torch.ones(2, stop - start, dtype=torch.bool)) if targets else None
-    return SegmentedWindow(clip, truth, Prediction(masks.float()), masks)
+    return SegmentedWindow(masks, truth, metas, clip, Prediction(masks.float()))
 
 
 def test_score_line_is_the_one_people_look_for():

@@ -120,7 +120,7 @@ def test_evaluation_reads_long_videos_window_by_window() -> None:
     data = Walled(walls, in_memory_pixels=1000, context_frames=4)
     (batch,) = data.val_dataloader()
     assert isinstance(batch.clip.frames, LazyTensor) and isinstance(batch.targets.masks, LazyTensor)
-    assert batch.clip.context.shape == (1, 4, 3, 43, 64) and batch.clip.meta[0].group["context"] == (0, 9, 19, 29)
+    assert batch.clip.context.shape == (1, 4, 3, 43, 64) and batch.clip.context_positions == ((0, 9, 19, 29),)
     assert batch.clip.frames.shape == (1, 30, 3, 43, 64) and batch.targets.masks.shape == (2, 30, 32, 48)
     walls.asked.clear()
     for start in range(0, 30, 8):

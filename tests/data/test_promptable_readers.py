@@ -10,6 +10,7 @@ from layouts import promptable as layouts
 from layouts.referring import davis_tree
 from layouts.scene import Scene
 
+from rvos_lightning.core.types import Facts
 from rvos_lightning.data.problems import Refused
 from rvos_lightning.data.reader import DataError
 from rvos_lightning.data.readers.davis import DAVISReader
@@ -78,7 +79,7 @@ def test_youtube_vos_train(tmp_path, meta):
     scene = make_scene()
     reader = YouTubeVOSReader(layouts.youtube_vos(tmp_path, scene, meta), "train")
     assert len(reader.items) == 4 and reader.items[0].expression is None
-    assert reader.items[1].group.get("category") == ("box" if meta else None)
+    assert reader.items[1].facts.category == ("box" if meta else None)
     masks, annotated = truth(reader, 3)
     np.testing.assert_array_equal(masks, scene.ids("two") == 2)
     assert annotated.all() and reader.visible(3).tolist() == [True] * 4 + [False] * 2
@@ -87,7 +88,7 @@ def test_youtube_vos_train(tmp_path, meta):
 def test_youtube_vos_valid_has_first_masks_only(tmp_path):
     scene = make_scene()
     reader = YouTubeVOSReader(layouts.youtube_vos(tmp_path, scene), "valid")
-    assert [item.group["first_frame"] for item in reader.items] == [0, 2, 0, 2]  # objects may come late
+    assert [item.facts.frame for item in reader.items] == [0, 2, 0, 2]  # objects may come late
     masks, annotated = truth(reader, 1)
     assert annotated.tolist() == [False, False, True, False, False, False]
     np.testing.assert_array_equal(masks[2], scene.masks["one"][2][2])
@@ -177,7 +178,7 @@ def test_lvvis_tracks_and_categories(tmp_path):
     assert reader.videos[1].id == "two" and reader.videos[1].size == scene.size
     for item, (video, label) in enumerate((("one", 1), ("one", 2), ("two", 1), ("two", 2))):
         np.testing.assert_array_equal(truth(reader, item)[0], scene.masks[video][label])
-    assert reader.items[0].group == {"category": "cardboard_box", "novel": True}
+    assert reader.items[0].facts == Facts(category="cardboard_box", seen=False)
     named = LVVISReader(tmp_path, "val", "categories")
     assert [item.expression for item in named.items] == ["cardboard box"] * 2
     np.testing.assert_array_equal(truth(named, 0)[0], scene.masks["one"][1] | scene.masks["one"][2])
@@ -187,7 +188,7 @@ def test_esd_colours_are_objects_of_the_whole_sequence(tmp_path):
     scene = make_scene()
     layouts.esd(tmp_path, scene)
     reader = ESDReader(tmp_path, "test")
-    assert [item.group["colour"] for item in reader.items] == ["#0ac80a", "#c80a0a"] * 2
+    assert [item.objects for item in reader.items] == [(0x0AC80A,), (0xC80A0A,)] * 2
     masks, annotated = truth(reader, 0)
     assert annotated.all()
     np.testing.assert_array_equal(masks, scene.ids("one") == 2)

@@ -9,6 +9,7 @@ import pytest
 from layouts import refer as layouts
 from layouts import write_json
 
+from rvos_lightning.core.types import Facts
 from rvos_lightning.data.problems import Refused
 from rvos_lightning.data.reader import DataError
 from rvos_lightning.data.readers.grefcoco import GRefCOCOReader
@@ -28,7 +29,7 @@ def test_refer_files_of_every_protocol(tmp_path, protocol):
     assert reader.videos[0].frames == ("COCO_train2014_000000000001",)  # not the reference's own file_name
     assert reader.read_frames(0, [0, 0]).shape == (2, 3, *layouts.SIZE)
     np.testing.assert_array_equal(mask(reader, 0), layouts.mask(layouts.BOXES[11]))
-    assert reader.items[1].group == {"ref": 0, "sent": 1, "image": 1}
+    assert reader.items[1].facts == Facts(category="box", image=1, reference=0)
     assert RefCOCOReader(tmp_path, "train", text="sent").items[0].expression == "the box 0"
 
 
@@ -98,7 +99,7 @@ def test_pictures_can_be_kept_out_of_training(tmp_path):
 
 def test_grefcoco_targets(tmp_path):
     reader = GRefCOCOReader(layouts.grefcoco(tmp_path), "val")
-    assert [item.subsets[0] for item in reader.items] == ["multi_target"] * 2 + ["no_target"] * 4
+    assert [item.no_target for item in reader.items] == [False] * 2 + [True] * 4
     np.testing.assert_array_equal(mask(reader, 0), layouts.mask(layouts.BOXES[11], layouts.BOXES[12]))
     assert not mask(reader, 2).any() and reader.items[2].objects == ()
     content = layouts.instances()
@@ -111,9 +112,9 @@ def test_grefcoco_targets(tmp_path):
 
 def test_ref_zom_source_decides(tmp_path):
     reader = RefZOMReader(layouts.ref_zom(tmp_path), "test")
-    assert [item.subsets[0] for item in reader.items[::2]] == ["multi_target", "no_target", "single_target"]
+    assert [item.subsets for item in reader.items[::2]] == [("multi_target",), (), ("single_target",)]
     assert not mask(reader, 2).any() and mask(reader, 4).any()
-    assert reader.items[2].group["source"] == "zero"
+    assert reader.items[2].facts.kind == "zero"
 
 
 class Call:

@@ -8,6 +8,7 @@ import torch
 from layouts import make_scene, write_json
 from layouts import referring as layouts
 
+from rvos_lightning.core.types import Facts
 from rvos_lightning.data.problems import Refused
 from rvos_lightning.data.reader import DataError
 from rvos_lightning.data.readers.a2d import A2DReader
@@ -43,7 +44,7 @@ def test_mevis_masks_are_unions_and_null_means_absent(tmp_path):
         np.testing.assert_array_equal(truth(reader, index), mask)
         np.testing.assert_array_equal(reader.visible(index), mask.any((1, 2)))
         assert reader.read_masks(index, [0, 1])[1].all()  # null is absent, not unlabelled
-    assert reader.items[3].subsets == ("no_target",)
+    assert reader.items[3].no_target
     assert reader.items[0].expression == "Number 0 of one."  # raw: networks normalise
 
 
@@ -132,12 +133,12 @@ def test_ref_youtube_vos_train(tmp_path):
     for item in range(2):
         np.testing.assert_array_equal(truth(reader, item), ids == item + 1)
         np.testing.assert_array_equal(reader.visible(item), (ids == item + 1).any((1, 2)))
-    assert reader.items[0].group == {"object": 1, "category": "box"}
+    assert reader.items[0].facts == Facts(1, category="box")
 
 
 def test_ref_youtube_vos_does_not_need_meta_json(tmp_path):
     reader = RefYouTubeVOSReader(layouts.ref_youtube_vos(tmp_path, make_scene(), meta=False), "train")
-    assert reader.visible(0) is None and reader.items[0].group == {"object": 1}
+    assert reader.visible(0) is None and reader.items[0].facts == Facts(1)
     assert truth(reader, 0).any()
 
 
@@ -174,7 +175,7 @@ def test_ref_davis_layouts_agree(tmp_path, make):
     assert [item.id for item in reader.items[:8]] == [str(i) for i in range(8)]
     sixth = reader.items[6]
     assert sixth.expression == "café box 2 by 2"  # annotator 2's files are Latin-1
-    assert sixth.group == {"annotator": 2, "object": 2, "kind": "first_frame"}
+    assert sixth.facts == Facts(2, 2, kind="first_frame")
     np.testing.assert_array_equal(truth(reader, 6), scene.ids("classic-car") == 2)
 
 
@@ -197,14 +198,14 @@ def test_ref_davis_wants_the_unsupervised_masks_and_all_annotators(tmp_path):
 def test_a2d_annotates_only_the_sentence_s_frame(tmp_path, prepared):
     scene = make_scene()
     reader = A2DReader(layouts.a2d(tmp_path, scene, prepared), "test")
-    found = {(reader.videos[i.video].id, i.group["frame"], i.group["instance"], i.expression) for i in reader.items}
+    found = {(reader.videos[i.video].id, i.facts.frame + 1, i.facts.object, i.expression) for i in reader.items}
     expected = {(v, f, k, f"box {k}, moving") for v in ("one", "two") for f, k in ((2, 1), (2, 2), (5, 1))}
     assert found == expected
     index = next(i for i, x in enumerate(reader.items) if x.id == "00002_2")
     masks, annotated = reader.read_masks(index, range(6))
     assert annotated.tolist() == [False, True, False, False, False, False]
     np.testing.assert_array_equal(masks[1], scene.masks["one"][2][1])  # stored columns first
-    assert reader.items[index].group["image_id"] == "v_one_f_2_i_2"
+    assert reader.items[index].facts.image == "v_one_f_2_i_2"
     assert reader.visible(index).tolist() == annotated.tolist()
     alone = next(i for i, x in enumerate(reader.items) if x.id == "00005_1")  # no leading axis
     np.testing.assert_array_equal(reader.read_masks(alone, [4])[0][0], scene.masks["one"][1][4])

@@ -54,11 +54,11 @@ def test_predicting_on_a_film_reads_lazily(film: tuple[Path, torch.Tensor]) -> N
     assert (
         batch.targets is None and clip.frames.shape == (1, 30, 3, 32, 32) and not isinstance(clip.frames, torch.Tensor)
     )
-    assert clip.context.shape == (1, 3, 3, 32, 32) and clip.meta[0].group["context"] == (0, 14, 29)
+    assert clip.context.shape == (1, 3, 3, 32, 32) and clip.context_positions == ((0, 14, 29),)
     windows = [clip.window(start, start + 10) for start in (0, 10, 20)]
     whole = clip.frames[:, :]
     assert torch.equal(torch.cat([w.frames for w in windows], 1), whole) and whole.max() <= 1
-    assert windows[1].meta[1].positions == tuple(range(10, 20)) and windows[1].meta[0].group["fps"] == 12.5
+    assert windows[1].meta[1].positions == tuple(range(10, 20)) and windows[1].meta[0].facts.fps == 12.5
     assert clip.video.tolist() == [0, 0] and clip.meta[1].original_size == (64, 64)
 
 

@@ -1,11 +1,13 @@
 """A small made-up evaluation: masks, targets and metas of several videos."""
 
+from dataclasses import replace
+
 import torch
 
-from rvos_lightning.core.types import ClipMeta, Targets
+from rvos_lightning.core.types import ClipMeta, Facts, SegmentedWindow, Targets
 
 
-def video(name, items, time, size=(24, 40), seed=0, source="made", hidden=(), **groups):
+def video(name, items, time, size=(24, 40), seed=0, source="made", hidden=(), no_target=(), **groups):
     """Masks, targets and metas of one video; frames in `hidden` are not annotated."""
     generator = torch.Generator().manual_seed(seed)
     rows, columns = torch.meshgrid(torch.arange(size[0]), torch.arange(size[1]), indexing="ij")
@@ -18,26 +20,20 @@ def video(name, items, time, size=(24, 40), seed=0, source="made", hidden=(), **
     annotated[:, list(hidden)] = False
     metas = []
     for i in range(items):
-        group = {key: value[i] for key, value in groups.items() if key != "subsets"}
+        facts = Facts(**{key: value[i] for key, value in groups.items() if key != "subsets"})
         subsets = tuple(groups["subsets"][i]) if "subsets" in groups else ("even" if i % 2 == 0 else "odd",)
-        frames = tuple(f"{t:05d}" for t in range(time))
-        metas.append(ClipMeta(name, str(i), frames, size, size, tuple(range(time)), source, subsets, group))
-    return predicted, Targets(truth, annotated), metas
+        frames, every = tuple(f"{t:05d}" for t in range(time)), tuple(range(time))
+        metas.append(ClipMeta(name, str(i), frames, size, size, every, source, subsets, facts, i in no_target))
+    return SegmentedWindow(predicted, Targets(truth, annotated), metas)
 
 
-def cut(part, start, stop):
-    """A window of a video."""
-    masks, targets, metas = part
-    own = [
-        ClipMeta(
-            m.video, m.item, m.frames[start:stop], m.size, m.size, m.positions[start:stop], m.source, m.subsets, m.group
-        )
-        for m in metas
-    ]
-    return masks[:, start:stop], targets.window(start, stop), own
+def cut(window, start, stop):
+    """Some frames of a video."""
+    own = [replace(m, frames=m.frames[start:stop], positions=m.positions[start:stop]) for m in window.meta]
+    return SegmentedWindow(window.masks[:, start:stop], window.targets.window(start, stop), own)
 
 
-def chosen(part, items):
+def chosen(window, items):
     """Some items of a video."""
-    masks, targets, metas = part
-    return masks[items], Targets(targets.masks[items], targets.annotated[items]), [metas[i] for i in items]
+    targets = Targets(window.targets.masks[items], window.targets.annotated[items])
+    return SegmentedWindow(window.masks[items], targets, [window.meta[i] for i in items])

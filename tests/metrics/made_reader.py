@@ -15,15 +15,15 @@ class MadeReader(Reader):
     def __init__(self, name: str = "mevis", annotated_every: int = 1, hidden: bool = False) -> None:
         self.name, self.split, self.hidden = name, "valid_u", hidden
         sizes = {"u": (24, 40), "sub/v": (30, 36), "w": (20, 44)}
-        groups = {"annotator": [0, 1, 0], "object": [1, 1, 2], "type_id": [0, 1, 0]}
+        groups = {"annotator": [0, 1, 0], "object": [1, 1, 2], "kind": ["referring", "reasoning", "referring"]}
         self.parts = [video(n, 3, 6, s, seed=i, **groups) for i, (n, s) in enumerate(sizes.items())]
-        for _, targets, _ in self.parts:
-            targets.annotated[:] = torch.arange(6) % annotated_every == 0
+        for part in self.parts:
+            part.targets.annotated[:] = torch.arange(6) % annotated_every == 0
         self.videos = [Video(n, tuple(f"{5 * t:05d}" for t in range(6)), s) for n, s in sizes.items()]
         self.items = [
-            Item(number, meta.item, "words", (1,), meta.subsets, meta.group)
+            Item(number, meta.item, "words", (1,), meta.subsets, meta.facts)
             for number, part in enumerate(self.parts)
-            for meta in part[2]
+            for meta in part.meta
         ]
 
     def read_frames(self, video, positions):
@@ -31,19 +31,19 @@ class MadeReader(Reader):
 
     def read_masks(self, item, positions):
         own = self.items[item]
-        targets = self.parts[own.video][1]
+        targets = self.parts[own.video].targets
         if self.hidden:
             return None
         return targets.masks[int(own.id)][list(positions)], targets.annotated[int(own.id)][list(positions)]
 
     def windows(self, size):
         """(metas, predicted masks) of every video, window by window, as a run would write them."""
-        for number, (masks, _, metas) in enumerate(self.parts):
+        for number, part in enumerate(self.parts):
             for start in range(0, 6, size):
                 positions = tuple(range(start, min(start + size, 6)))
                 frames = tuple(self.videos[number].frames[p] for p in positions)
-                own = [replace(m, frames=frames, positions=positions, source=self.name) for m in metas]
-                yield own, masks[:, start : start + size]
+                own = [replace(m, frames=frames, positions=positions, source=self.name) for m in part.meta]
+                yield own, part.masks[:, start : start + size]
 
 
 class MadeData(LightningDataModule):

@@ -13,7 +13,12 @@ from made_masks import chosen, cut, video
 from rvos_lightning import metrics
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``compute`` method")  # on ranks and sets with nothing
-GROUPS = {"annotator": [0, 0, 1, 1], "object": [1, 2, 1, 2], "type_id": [0, 1, 1, 2], "seen": [True, False, True, True]}
+GROUPS = {
+    "annotator": [0, 0, 1, 1],
+    "object": [1, 2, 1, 2],
+    "kind": ["referring", "reasoning", "reasoning", "no_target"],
+    "seen": [True, False, True, True],
+}
 NAMES = ("JAndF", "RefDAVISA", "DAVISSemi", "SAV", "ReVOS", "RefCOCO", "GRefCOCO", "A2D", "MOSEv2")
 VIDEOS = [("a", 4, 7), ("b", 4, 3), ("c", 4, 11), ("d", 4, 5)]
 
@@ -29,7 +34,7 @@ def share(metric, rank, world, split_items):
         for start in range(0, time, 4):
             window = cut(part, start, min(start + 4, time))
             for own in ([3, 0], [1, 2]) if split_items else ([0, 1, 2, 3],):
-                metric.update(*chosen(window, list(own)))
+                metric.update(chosen(window, list(own)))
 
 
 def scores_of(name, rank=0, world=1):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from made_masks import chosen, cut, video
 
-from rvos_lightning.core.types import Targets
+from rvos_lightning.core.types import SegmentedWindow, Targets
 from rvos_lightning.metrics import (
     A2D,
     SAV,
@@ -27,14 +27,15 @@ from rvos_lightning.metrics.region_boundary import j_and_f
 
 def test_mevis_v2_accuracies():
     metric = MeViS(no_target="accuracy")
-    masks, targets, metas = video("a", 4, 6, subsets=[["no_target"], ["no_target"], [], []])
+    part = video("a", 4, 6, no_target=(0, 1))
+    masks, targets = part.masks, part.targets
     targets.masks[:2] = False
     masks[0] = False  # rightly silent
     masks[2] = False  # wrongly silent
-    metric.update(masks, targets, metas)
+    metric.update(part)
     scores = metric.compute()
     assert (float(scores["n_acc"]), float(scores["t_acc"])) == (0.5, 0.5)
-    j = j_and_f(targets.masks[2:], masks[2:])[0].mean()
+    j = j_and_f(masks[2:], targets.masks[2:])[0].mean()
     assert float(scores["j"]) == pytest.approx(float(j), abs=1e-14)
     with pytest.raises(ValueError, match="score .v1. or accuracy"):
         MeViS(no_target="drop")
@@ -42,36 +43,38 @@ def test_mevis_v2_accuracies():
 
 def test_davis_needs_inner_frames_and_first_frame_labels():
     metric = DAVISSemi()
-    masks, targets, metas = video("a", 3, 8, object=[1, 2, 3])
+    part = video("a", 3, 8, object=[1, 2, 3])
+    targets = part.targets
     targets.masks[:, 0] = False
     targets.masks[:2, 0, :3, :3] = True
     targets.masks[2, 0] = False  # the largest label of the first frame is 2
-    metric.update(masks, targets, metas)
+    metric.update(part)
     assert [row["item"] for row in metric.table()] == ["0", "1"] and metric.table()[0]["frames"] == 6
     short = DAVISSemi()
     targets.masks[:, 0, :3, :3] = True
-    short.update(*cut((masks, targets, metas), 0, 2))
+    short.update(cut(part, 0, 2))
     with pytest.raises(ValueError, match="nothing to score"):
         short.compute()
 
 
 def test_sav_counts_from_first_sighting():
-    masks, targets, metas = video("a", 1, 8)
+    part = video("a", 1, 8)
+    masks, targets = part.masks, part.targets
     masks[:], targets.masks[:] = False, False
     targets.masks[0, 4:, 2:9, 2:9] = masks[0, 4:6, 2:9, 2:9] = True
     metric, every = SAV(), SAV(skip_first_and_last=False)
     for own in (metric, every):
-        own.update(masks, targets, metas)
+        own.update(part)
     assert float(metric.compute()["j"]) == 2 / 3 and float(every.compute()["j"]) == 0.5
     masks[0, 2, 0, 0] = True  # a premature false positive starts the count: 0, then 1 for the empty frame
     metric.reset()
-    metric.update(masks, targets, metas)
+    metric.update(part)
     assert float(metric.compute()["j"]) == pytest.approx((0 + 1 + 1 + 1 + 0) / 5)
 
 
 def test_youtube_vos_is_the_mean_of_four():
     metric = YouTubeVOS()
-    metric.update(*video("a", 2, 6, seen=[True, False], first_frame=[0, 2]))
+    metric.update(video("a", 2, 6, seen=[True, False], frame=[0, 2]))
     scores = metric.compute()
     parts = [float(scores[f"{letter}_{kind}"]) for letter in "jf" for kind in ("seen", "unseen")]
     assert float(scores["g"]) == pytest.approx(sum(parts) / 4)
@@ -79,18 +82,18 @@ def test_youtube_vos_is_the_mean_of_four():
 
 
 def test_unsupervised_ignores_the_order_of_masks():
-    masks, targets, metas = video("a", 3, 6)
+    part = video("a", 3, 6)
     straight, swapped = DAVISUnsupervised(), DAVISUnsupervised()
-    straight.update(masks, targets, metas)
-    swapped.update(masks[[2, 0, 1]], targets, metas)
+    straight.update(part)
+    swapped.update(replace(part, masks=part.masks[[2, 0, 1]]))
     assert float(straight.compute()["j_and_f"]) == pytest.approx(float(swapped.compute()["j_and_f"]), abs=1e-14)
 
 
 def test_unsupervised_needs_all_items_in_one_batch():
     part = video("a", 3, 6)
     metric = DAVISUnsupervised()
-    metric.update(*chosen(part, [0, 1]))
-    metric.update(*chosen(part, [2]))
+    metric.update(chosen(part, [0, 1]))
+    metric.update(chosen(part, [2]))
     with pytest.raises(ValueError, match="items_per_video_eval: null"):
         metric.compute()
 
@@ -108,7 +111,7 @@ def test_ref_davis_merges_probabilities_as_published():
 
 def test_ref_davis_averages_annotators():
     metric = RefDAVISA()
-    metric.update(*video("a", 4, 5, annotator=[0, 1, 0, 1], object=[1, 1, 2, 2]))
+    metric.update(video("a", 4, 5, annotator=[0, 1, 0, 1], object=[1, 1, 2, 2]))
     scores = metric.compute()
     own = [float(scores[f"j_and_f/annotator_{who}"]) for who in (0, 1)]
     assert float(scores["j_and_f"]) == pytest.approx(sum(own) / 2, abs=1e-14)
@@ -116,7 +119,7 @@ def test_ref_davis_averages_annotators():
 
 def test_revos_without_foreground_has_no_robustness():
     metric = ReVOS()
-    metric.update(*video("a", 3, 5, subsets=[["referring"], ["reasoning"], ["no_target"]]))
+    metric.update(video("a", 3, 5, no_target=(2,), kind=["referring", "reasoning", None]))
     scores = metric.compute()
     assert "r" not in scores and {"j_and_f/referring", "a/reasoning"} <= scores.keys()
     middle = (float(scores["j/referring"]) + float(scores["j/reasoning"])) / 2
@@ -126,43 +129,44 @@ def test_revos_without_foreground_has_no_robustness():
 
 def test_mose_segments():
     metric = MOSEv2()
-    masks, targets, metas = video("a", 1, 12)
+    part = video("a", 1, 12)
+    masks, targets = part.masks, part.targets
     targets.masks[0] = False
     for t in (0, 1, 2, 5, 6, 9, 10, 11):
         targets.masks[0, t, 2:15, 2:15] = True
     masks = targets.masks.clone()
     masks[0, 5:7] = False
-    metric.update(masks, targets, metas)
+    metric.update(replace(part, masks=masks))
     scores = metric.compute()
     assert float(scores["j_disappear"]) == 1.0
     assert float(scores["j_reappear"]) == pytest.approx((1 / 170 + 1) / 2)
 
 
-def still(name, boxes, truth, size=(20, 30), subsets=(), **group):
+def still(name, boxes, truth, size=(20, 30), no_target=False):
     """One image: a predicted and a true box (or None)."""
-    metas = [replace(meta, group=group) for meta in video(name, 1, 1, size, subsets=[subsets])[2]]
+    metas = video(name, 1, 1, size, no_target=(0,) if no_target else ()).meta
     masks = torch.zeros(2, 1, 1, *size, dtype=torch.bool)
     for plane, box in zip(masks, (boxes, truth), strict=True):
         if box:
             plane[..., box[0] : box[1], box[2] : box[3]] = True
-    return masks[0], Targets(masks[1], torch.ones(1, 1, dtype=torch.bool)), metas
+    return SegmentedWindow(masks[0], Targets(masks[1], torch.ones(1, 1, dtype=torch.bool)), metas)
 
 
 def test_refcoco_thresholds_include_equality_unless_strict():
     loose, strict = RefCOCO(), RefCOCO(strict=True)
     for metric in (loose, strict):
-        metric.update(*still("a", (0, 5, 0, 10), (0, 10, 0, 10)))  # IoU exactly 1/2
-        metric.update(*still("b", (0, 10, 0, 10), (0, 10, 0, 10)))
+        metric.update(still("a", (0, 5, 0, 10), (0, 10, 0, 10)))  # IoU exactly 1/2
+        metric.update(still("b", (0, 10, 0, 10), (0, 10, 0, 10)))
     assert float(loose.compute()["p@0.5"]) == 1.0 and float(strict.compute()["p@0.5"]) == 0.5
     assert float(loose.compute()["o_iou"]) == 0.75 and float(loose.compute()["m_iou"]) == 0.75
 
 
 def test_grefcoco_judges_silence_by_pixels_without_a_head():
     metric = GRefCOCO(empty_pixels=50)
-    metric.update(*still("silent", (0, 7, 0, 7), None, subsets=["no_target"]))  # 49 pixels are cleared
-    metric.update(*still("talks", (0, 10, 0, 10), None, subsets=["no_target"]))
-    metric.update(*still("hit", (0, 10, 0, 10), (0, 10, 0, 10)))
-    metric.update(*still("missed", (0, 1, 0, 1), (0, 10, 0, 10)))
+    metric.update(still("silent", (0, 7, 0, 7), None, no_target=True))  # 49 pixels are cleared
+    metric.update(still("talks", (0, 10, 0, 10), None, no_target=True))
+    metric.update(still("hit", (0, 10, 0, 10), (0, 10, 0, 10)))
+    metric.update(still("missed", (0, 1, 0, 1), (0, 10, 0, 10)))
     scores = metric.compute()
     assert float(scores["n_acc"]) == 0.5 and float(scores["t_acc"]) == 0.5
     assert float(scores["g_iou"]) == 0.5 and float(scores["c_iou"]) == pytest.approx(100 / 300)
@@ -170,16 +174,16 @@ def test_grefcoco_judges_silence_by_pixels_without_a_head():
 
 def test_ref_zom_keeps_its_groups_apart():
     metric = RefZOM()
-    metric.update(*still("zero", None, None, source="zero"))
-    metric.update(*still("zero2", (0, 1, 0, 1), None, source="zero"))
-    metric.update(*still("one", (0, 10, 0, 10), (0, 10, 0, 10), source="one"))
+    metric.update(still("zero", None, None, no_target=True))
+    metric.update(still("zero2", (0, 1, 0, 1), None, no_target=True))
+    metric.update(still("one", (0, 10, 0, 10), (0, 10, 0, 10)))
     scores = metric.compute()
     assert float(scores["acc"]) == 0.5 and float(scores["o_iou"]) == 1.0
 
 
 def test_a2d_takes_the_best_scored_candidate():
     metric = A2D()
-    masks, targets, metas = still("a", (0, 5, 0, 10), (0, 10, 0, 10))
-    candidates = torch.stack([masks, targets.masks], dim=2)
-    metric.update(masks, targets, metas, candidates=candidates, scores=torch.tensor([[[0.1, 0.9]]]))
+    part = still("a", (0, 5, 0, 10), (0, 10, 0, 10))
+    proposals = torch.stack([part.masks, part.targets.masks], dim=2)
+    metric.update(replace(part, proposals=proposals, scores=torch.tensor([[[0.1, 0.9]]])))
     assert float(metric.compute()["m_iou"]) == 1.0 and float(metric.compute()["map"]) == pytest.approx(1.0)

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,12 +11,13 @@ from made_masks import chosen, cut, video
 from torchmetrics import Metric
 
 from rvos_lightning import metrics
+from rvos_lightning.core.types import Facts
 from rvos_lightning.metrics import JAndF
 from rvos_lightning.metrics.region_boundary import j_and_f
 from rvos_lightning.metrics.tables import write_table
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``compute`` method")  # on ranks and sets with nothing
-CLASSES = [name for name in metrics._WHERE if name != "FullTargets"]
+CLASSES = [name for name in metrics._WHERE if name != "j_and_f"]
 
 
 def equal(one, other):
@@ -27,10 +29,10 @@ def test_expression_mean():
     metric = JAndF()
     parts = [video("a", 3, 7, seed=1, hidden=(2, 6)), video("b", 1, 4, seed=2)]
     expected = []
-    for masks, targets, metas in parts:
-        metric.update(masks, targets, metas)
-        j, f = j_and_f(targets.masks, masks)
-        expected += [(j[i][a].mean(), f[i][a].mean()) for i, a in enumerate(targets.annotated)]
+    for part in parts:
+        metric.update(part)
+        j, f = j_and_f(part.masks, part.targets.masks)
+        expected += [(j[i][a].mean(), f[i][a].mean()) for i, a in enumerate(part.targets.annotated)]
     j, f = np.mean(expected, axis=0)
     scores = metric.compute()
     assert scores["j"].dtype == torch.float64
@@ -43,43 +45,45 @@ def test_windows_order_and_repeats_change_nothing():
     parts = [video("a", 3, 9, seed=1), video("b", 2, 5, seed=2)]
     whole, pieces = JAndF(), JAndF()
     for part in parts:
-        whole.update(*part)
+        whole.update(part)
     for part in (parts[1], parts[0], parts[1]):  # another order, one video twice
         for start in range(6, -1, -3):
-            window = cut(part, start, min(start + 3, part[0].shape[1]))
-            if window[0].shape[1]:
-                pieces.update(*chosen(window, [1, 0]))
-    pieces.update(*chosen(parts[0], [2]))
+            window = cut(part, start, min(start + 3, part.masks.shape[1]))
+            if window.masks.shape[1]:
+                pieces.update(chosen(window, [1, 0]))
+    pieces.update(chosen(parts[0], [2]))
     equal(whole.compute(), pieces.compute())
     assert whole.table() == pieces.table()
 
 
 def test_same_names_in_two_data_sets_are_two_items():
     metric = JAndF()
-    metric.update(*video("a", 1, 4, seed=1, source="one"))
-    metric.update(*video("a", 1, 4, seed=2, source="two"))
+    metric.update(video("a", 1, 4, seed=1, source="one"))
+    metric.update(video("a", 1, 4, seed=2, source="two"))
     assert [row["source"] for row in metric.table()] == ["one", "two"]
 
 
 def test_unannotated_frames_and_items_do_not_count():
     metric = JAndF()
-    masks, targets, metas = video("a", 2, 4, seed=1)
+    part = video("a", 2, 4, seed=1)
+    targets = part.targets
     targets.annotated[1] = False
-    metric.update(masks, targets, metas)
+    metric.update(part)
     assert [row["item"] for row in metric.table()] == ["0"]
     metric.reset()
     assert metric.compute()["j_and_f"].isnan() and metric.table() == []
-    metric.update(*video("b", 1, 3, seed=1))
+    metric.update(video("b", 1, 3, seed=1))
     assert [row["video"] for row in metric.table()] == ["b"]
 
 
 def test_wrong_sizes_and_positions_are_refused():
-    masks, targets, metas = video("a", 1, 4)
+    part = video("a", 1, 4)
     with pytest.raises(ValueError, match="resize predictions to the targets"):
-        JAndF().update(masks[..., 1:], targets, metas)
-    short = cut((masks, targets, metas), 0, 3)[2]
+        JAndF().update(replace(part, masks=part.masks[..., 1:]))
     with pytest.raises(ValueError, match="no entry for frame 3"):
-        JAndF().update(masks, targets, short)
+        JAndF().update(replace(part, meta=cut(part, 0, 3).meta))
+    with pytest.raises(ValueError, match="truth is hidden"):
+        JAndF().update(replace(part, targets=None))
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -87,15 +91,15 @@ def test_every_class(name):
     metric = getattr(metrics, name)()
     assert isinstance(metric, Metric) and metric.higher_is_better and len(metric.rule) > 20
     copy = pickle.loads(pickle.dumps(metric))
-    groups = {"annotator": [0, 0], "object": [1, 2], "type_id": [0, 1], "seen": [True, False]}
-    copy.update(*video("a", 2, 6, seed=4, **groups))
+    groups = {"annotator": [0, 0], "object": [1, 2], "kind": ["referring", "reasoning"], "seen": [True, False]}
+    copy.update(video("a", 2, 6, seed=4, **groups))
     scores = copy.compute()
     main = [key for key in scores if "/" not in key]
     assert all(0 <= float(scores[key]) <= 1 for key in ("j_and_f", "j", "f") if key in main)
     assert len(copy.table()) in (2, 12)
     assert copy.state_dict() == {}  # nothing joins a checkpoint
-    for states in (copy.rows, copy.facts):
-        assert all(state.dtype in (torch.int64, torch.uint8) for state in states)
+    for states, kind in ((copy.rows, torch.int64), (copy.confidence, torch.float64), (copy.facts, torch.uint8)):
+        assert all(state.dtype == kind for state in states)
 
 
 def test_tables(tmp_path):
@@ -104,7 +108,7 @@ def test_tables(tmp_path):
     import pyarrow.parquet
 
     metric = JAndF()
-    metric.update(*video("a/b", 2, 4, seed=1))
+    metric.update(video("a/b", 2, 4, seed=1))
     rows = metric.table()
     written = list(csv.DictReader(write_table(rows, tmp_path / "x" / "t.csv").open()))
     assert [(row["video"], row["item"], float(row["j"])) for row in written] == [
@@ -119,7 +123,7 @@ def test_tables(tmp_path):
 def test_facts_are_text_that_survives():
     metric = JAndF()
     part = video("Vidéo/1", 1, 2, object=[3])
-    metric.update(*part)
+    metric.update(part)
     (unit,) = metric.units()
-    assert (unit.video, unit.group) == ("Vidéo/1", {"object": 3})
+    assert (unit.video, unit.facts) == ("Vidéo/1", Facts(object=3))
     assert json.loads(bytes(torch.cat(metric.facts).numpy()).decode())[2] == "Vidéo/1"

@@ -8,6 +8,7 @@ import torch
 from made_reader import MadeReader
 from PIL import Image
 
+from rvos_lightning.core.types import Facts
 from rvos_lightning.metrics.assigned import merge_objects
 from rvos_lightning.metrics.layouts import LAYOUTS, SubmissionError, expected_items, files_of, voc_palette
 from rvos_lightning.metrics.submission import MaskFolder, SavedMasks, check_zip
@@ -30,7 +31,8 @@ def test_every_layout_round_trips(layout, tmp_path):
     check_zip(done, expected, layout)
     for place in (done, tmp_path / layout):
         saved = SavedMasks(place, layout)
-        for number, (masks, _, _) in enumerate(reader.parts):
+        for number, part in enumerate(reader.parts):
+            masks = part.masks
             own = [meta for meta in expected if meta.video == reader.videos[number].id]
             if not LAYOUTS[layout].merged:
                 assert torch.equal(torch.stack([saved.read(meta) for meta in own]), masks)
@@ -136,9 +138,9 @@ def test_wrong_sizes_labels_and_names_are_refused(tmp_path):
     from dataclasses import replace
 
     with pytest.raises(SubmissionError, match="no object number"):
-        MaskFolder(tmp_path, "davis").write(replace(metas[0], group={"object": "cat"}), masks[0])
+        MaskFolder(tmp_path, "davis").write(replace(metas[0], item="cat", facts=Facts()), masks[0])
     with pytest.raises(SubmissionError, match="annotator"):
-        MaskFolder(tmp_path, "ref_davis").write(replace(metas[0], group={}), masks[0])
+        MaskFolder(tmp_path, "ref_davis").write(replace(metas[0], facts=Facts()), masks[0])
     with pytest.raises(SubmissionError, match="would leave the folder"):
         MaskFolder(tmp_path, "mevis").write(replace(metas[0], video="../x"), masks[0])
     with pytest.raises(SubmissionError, match="choose mevis"):

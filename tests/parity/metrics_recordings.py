@@ -2,14 +2,14 @@
 
 import os
 import zlib
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from rvos_lightning.core.types import ClipMeta, Targets
-from rvos_lightning.metrics.rows import FullTargets
+from rvos_lightning.core.types import ClipMeta, SegmentedWindow, Targets
 
 LOCAL = Path(__file__).parents[1] / "golden"
 FOLDER = Path(os.environ.get("RVOS_GOLDEN", LOCAL)) / "metrics"
@@ -90,13 +90,6 @@ def feed(metric, truth, predicted, meta, windows=1, **more):
     for part in torch.arange(time).chunk(windows):
         cut = slice(int(part[0]), int(part[-1]) + 1)
         own = {key: value[:, cut] for key, value in more.items()}
-        targets = (FullTargets if more else Targets)(
-            truth[:, cut], torch.ones(truth[:, cut].shape[:2], dtype=torch.bool), **own
-        )
-        metas = [
-            ClipMeta(
-                m.video, m.item, m.frames[cut], m.size, m.original_size, m.positions[cut], m.source, m.subsets, m.group
-            )
-            for m in meta
-        ]
-        metric.update(predicted[:, cut], targets, metas)
+        targets = Targets(truth[:, cut], torch.ones(truth[:, cut].shape[:2], dtype=torch.bool), **own)
+        metas = [replace(m, frames=m.frames[cut], positions=m.positions[cut]) for m in meta]
+        metric.update(SegmentedWindow(predicted[:, cut], targets, metas))

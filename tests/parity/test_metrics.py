@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from metrics_recordings import FOLDER, LOCAL, draw, feed, id_maps, meta_of, pert, planes, seed, shift
 from pycocotools import mask as rle
 
+from rvos_lightning.core.types import Facts, SegmentedWindow, Targets
 from rvos_lightning.metrics import (
     A2D,
     SAV,
@@ -178,8 +180,8 @@ def test_statistics(path):
                 close("decay below 256 frames", got[2], case["M_R_D"][2])
 
 
-def objects_metas(name, labels, frames, size, **group):
-    return [meta_of(name, label, frames, size, group={"object": label, **group}) for label in labels]
+def objects_metas(name, labels, frames, size):
+    return [meta_of(name, label, frames, size, facts=Facts(object=label)) for label in labels]
 
 
 def headline(name, scores, expected):
@@ -224,7 +226,7 @@ def test_davis_unsupervised(path):
         inside[inside == 0] = 255
         labels = range(1, facts["n_proposals"] + 1)
         metas = [
-            meta_of(name, label, len(frames), maps.shape[1:], group={"proposal": label > facts["n_gt"]})
+            meta_of(name, label, len(frames), maps.shape[1:], facts=Facts(proposal=label > facts["n_gt"]))
             for label in labels
         ]
         truth = planes(maps, labels)
@@ -263,11 +265,7 @@ def test_ref_davis(path):
         truth = id_maps(name, "gt", frames)
         size, time = truth.shape[1:], len(frames)
         every = [(who, m) for who, m in enumerate(annotator_maps(name, frames, facts["n_objects"]))]
-        metas = [
-            meta_of(name, 4 * (k - 1) + who, time, size, group={"annotator": who, "object": k})
-            for who, _ in every
-            for k in labels
-        ]
+        metas = [meta_of(name, 4 * (k - 1) + who, time, size, facts=Facts(k, who)) for who, _ in every for k in labels]
         masks = torch.cat([planes(m, labels) for _, m in every])
         targets = planes(truth, labels).repeat(4, 1, 1, 1)
         feed(a, targets, masks, metas, windows=2)
@@ -320,7 +318,8 @@ def mevis_items(folder):
                     total[t] += rle.decode(one) if one is not None else 0
             sums.append(total)
             predicted.append(np.isin(maps, expression["pred_labels"]))
-            metas.append(meta_of(name, key, time, size, group={"type_id": expression["type_id"]}))
+            kind = ("referring", "reasoning", "no_target")[expression["type_id"]]
+            metas.append(meta_of(name, key, time, size, facts=Facts(kind=kind), no_target=kind == "no_target"))
         whole = np.stack([rle.decode(one) for one in facts["mask_dict_foreground"][name]["masks_rle"]]) > 0
         sums = torch.from_numpy(np.stack(sums))
         yield name, sums, torch.from_numpy(np.stack(predicted)), torch.from_numpy(whole).expand(sums.shape), metas
@@ -474,13 +473,10 @@ def a2d_and_single(name, expected, samples):
     for i, truth, candidates, scores in samples:
         if i in expected["indices"]:
             meta = [meta_of(f"{i:04d}", 0, 1, truth.shape[-2:])]
-            single = (
-                {} if name.startswith("a2d") else {"candidates": candidates[:, :, :1], "scores": torch.ones(1, 1, 1)}
-            )
-            metric.update(
-                candidates[:, :, 0], targets(truth), meta, **(single or {"candidates": candidates, "scores": scores})
-            )
-            exact.update(candidates[:, :, 0], targets(truth), meta)
+            window = SegmentedWindow(candidates[:, :, 0], targets(truth), meta)
+            ranked = replace(window, proposals=candidates, scores=scores)
+            metric.update(ranked if name.startswith("a2d") else window)
+            exact.update(window)
     got = metric.compute()
     names = {
         "mAP": "map",
@@ -501,8 +497,6 @@ def a2d_and_single(name, expected, samples):
 
 
 def targets(truth):
-    from rvos_lightning.core.types import Targets
-
     return Targets(truth, torch.ones(truth.shape[:2], dtype=torch.bool))
 
 
@@ -523,16 +517,12 @@ def generalised(results, samples):
     metric, plain = GRefCOCO(), GRefCOCO()
     for i, truth, candidates, _ in samples:
         gt_none = flags[i]["gt_nt"]
-        meta = [meta_of(str(i), 0, 1, truth.shape[-2:], subsets=("no_target",) if gt_none else ())]
-        no_target = torch.tensor([flags[i]["pred_nt"]])
-        metric.update(candidates[:, :, 0], targets(truth & (not gt_none)), meta, no_target=no_target)
+        meta = meta_of(str(i), 0, 1, truth.shape[-2:], no_target=gt_none)
+        said, masks = torch.tensor([flags[i]["pred_nt"]]), candidates[:, :, 0]
+        metric.update(SegmentedWindow(masks, targets(truth & (not gt_none)), [meta], no_target=said))
         if truth.any():
-            plain.update(
-                candidates[:, :, 0],
-                targets(truth),
-                [meta_of(str(i), 0, 1, truth.shape[-2:])],
-                no_target=torch.tensor([False]),
-            )
+            own = [replace(meta, no_target=False)]
+            plain.update(SegmentedWindow(masks, targets(truth), own, no_target=torch.tensor([False])))
     for got, expected in ((metric.compute(), results["gres"]["result"]), (plain.compute(), results["gres_refcoco"])):
         names = {"gIoU": "g_iou", "cIoU": "c_iou", "Pr@0.7": "p@0.7", "Pr@0.8": "p@0.8", "Pr@0.9": "p@0.9"}
         close("gRefCOCO", [float(got[own]) * 100 for own in names.values()], [expected[key] for key in names])

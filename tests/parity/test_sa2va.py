@@ -8,11 +8,10 @@ import torch
 from PIL import Image
 
 from callbacks import point_masks
-from rvos_lightning.core.types import ClipMeta
+from rvos_lightning.core.types import ClipMeta, SegmentedWindow, Targets
 from rvos_lightning.metrics.overlap import overlap_counts, ratio
 from rvos_lightning.metrics.region_boundary import boundary_radius, j_and_f
 from rvos_lightning.metrics.revos import ReVOS
-from rvos_lightning.metrics.rows import FullTargets
 from rvos_lightning.systems.sa2va import conversation, frames, tiling
 from tests.parity import sa2va_rules as rules
 
@@ -208,15 +207,15 @@ def test_metrics(path):
     truth, prediction, foreground = (
         torch.from_numpy(rules.unpack(data[f"{name}_bits"], shape)) for name in ("gt", "pred", "fg")
     )
-    j, f = j_and_f(truth, prediction)
+    j, f = j_and_f(prediction, truth)
     rules.close(j, data["J"], 1e-9)
     rules.close(f, data["F"], 1e-9)
     assert boundary_radius(*shape[1:]) == float(data["bound_pix"])
     metric = ReVOS()
     meta = [ClipMeta("v", str(i), ("0",), shape[1:], shape[1:], (0,), "revos") for i in range(shape[0])]
     annotated = torch.ones(shape[0], 1, dtype=torch.bool)
-    targets = FullTargets(truth[:, None], annotated, foreground=foreground[:, None])
-    metric.update(prediction[:, None], targets, meta)
+    targets = Targets(truth[:, None], annotated, foreground=foreground[:, None])
+    metric.update(SegmentedWindow(prediction[:, None], targets, meta))
     rows = sorted((metric.row(unit) for unit in metric.units()), key=lambda row: int(row["item"]))
     rules.close(torch.tensor([row["a"] for row in rows], dtype=torch.float64), data["A"], 1e-9)
     rules.close(torch.tensor([row["r"] for row in rows], dtype=torch.float64), data["R"], 1e-9)

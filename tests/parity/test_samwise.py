@@ -249,7 +249,7 @@ def test_region_and_boundary(path):
         truth[-1], found[-2:] = False, False
         golden.check(f"metric{k}.gt_area", truth.flatten(1).sum(1), atol=0)
         golden.check(f"metric{k}.pred_area", found.flatten(1).sum(1), atol=0)
-        for name, values in zip("JF", j_and_f(truth, found), strict=False):
+        for name, values in zip("JF", j_and_f(found, truth), strict=False):
             golden.check(f"metric{k}.{name}", values, atol=1e-5)
 
 

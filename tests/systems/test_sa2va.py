@@ -45,17 +45,24 @@ def network(inference="sa2va_i", sam=None, **options):
     return PromptedSegmenter(segmenter, NothingToAdd(), prompter(**options), memory)
 
 
-def clip(time=6, videos=1, items=2, side=32, context=None, subsets=()):
+def clip(time=6, videos=1, items=2, side=32, context=None, no_target=False):
     torch.manual_seed(1)
     texts = [f"the {colour} circle" for colour in ("red", "blue", "green", "white", "yellow")][: videos * items]
     meta = [
         ClipMeta(f"v{i // items}", str(i), tuple(map(str, range(time))), (side, side), (side, side),
-                 tuple(range(time)), subsets=subsets, group={"context": context} if context else {})
+                 tuple(range(time)), no_target=no_target)
         for i in range(videos * items)
     ]  # fmt: skip
     pixels = torch.rand(videos, time, 3, side, side)
     shown = None if context is None else pixels[:, list(context)]
-    return Clip(pixels, torch.arange(videos).repeat_interleave(items), texts, meta, context=shown)
+    return Clip(
+        pixels,
+        torch.arange(videos).repeat_interleave(items),
+        texts,
+        meta,
+        context=shown,
+        context_positions=context and (context,) * videos,
+    )
 
 
 def speak(net, tokens):
@@ -117,7 +124,7 @@ def test_no_target_is_taught_without_seg_and_counts_nothing():
     from callbacks.point_masks import PointMasks
     from rvos_lightning.core.types import Targets
 
-    net, one = network().train(), clip(time=2, subsets=("no_target",))
+    net, one = network().train(), clip(time=2, no_target=True)
     prediction = net(one)
     assert not prediction.prompt.spoken.any() and set(prediction.prompt.answers) == {"There is no such object."}
     targets = Targets(torch.zeros(2, 2, 32, 32, dtype=torch.bool), torch.ones(2, 2, dtype=torch.bool))
@@ -185,7 +192,7 @@ def test_prediction_does_not_read_what_is_not_its_own():
     """Subsets and targets change nothing in inference."""
     net = network()
     speak(net, [5, net.prompter.seg_id, 6])
-    torch.testing.assert_close(run(net, clip(), 6), run(net, clip(subsets=("no_target",)), 6))
+    torch.testing.assert_close(run(net, clip(), 6), run(net, clip(no_target=True), 6))
 
 
 @pytest.mark.parametrize(

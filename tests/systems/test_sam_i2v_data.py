@@ -45,7 +45,7 @@ def test_protocols_on_layouts(name: str, protocol: str, tmp_path: Path) -> None:
     for batch in data.evaluation_batches(split):
         assert batch.clip.expressions is None and len(batch.clip) == 2
         for window in segment_video(network, batch, window=100 if protocol == "offline" else 4):
-            metric.update(window.masks, window.targets, window.clip.meta)
+            metric.update(window)
             if protocol == "mask" and 0 in window.clip.meta[0].positions:
                 masks, truth = window.masks[:, 0], window.targets.masks[:, 0]
                 assert float((masks == truth).float().mean()) > 0.95  # the given mask, through 32 cells and back

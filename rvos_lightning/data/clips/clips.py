@@ -164,9 +164,10 @@ class TrainClips(Dataset):
             masks=torch.stack([resize_masks(masks, size) for masks, _ in truths])[:, at],
             annotated=torch.stack([annotated for _, annotated in truths])[:, at],
             expressions=[self.reader.items[i].expression for i in items],
-            meta=[describe(self.reader, i, positions, size, original, self.framing) for i in items],
+            meta=[describe(self.reader, i, positions, size, original) for i in items],
             context=context,
-            no_target=any(self.reader.items[i].objects == () for i in items),
+            context_positions=tuple(where_context),
+            no_target=any(self.reader.items[i].no_target for i in items),
         )
 
     def _truth(self, item: int, positions: np.ndarray, size: tuple[int, ...]) -> tuple[Tensor, Tensor]:
@@ -192,12 +193,10 @@ def describe(
     positions: Sequence[int],
     size: tuple[int, int],
     original: tuple[int, int],
-    framing: Framing,
 ) -> ClipMeta:
-    """What a `Clip` says of one item besides pixels; `group["context"]` holds positions of the context frames."""
+    """What a `Clip` says of one item besides pixels."""
     entry = reader.items[item]
     video = reader.videos[entry.video]
-    context = framing.context_positions(len(video.frames))
     return ClipMeta(
         video=video.id,
         item=entry.id,
@@ -207,7 +206,8 @@ def describe(
         positions=tuple(positions),
         source=reader.name,
         subsets=entry.subsets,
-        group={**entry.group, **({"context": tuple(context)} if context else {})},
+        facts=entry.facts,
+        no_target=entry.no_target,
     )
 
 
@@ -289,11 +289,12 @@ class EvaluationBatches(Dataset):
         )
         everything = range(frames.shape[1])
         meta = [
-            describe(self.reader, i, everything, sizes[v], originals[v], self.framing)
+            describe(self.reader, i, everything, sizes[v], originals[v])
             for v, own in enumerate(share.items)
             for i in own
         ]
-        context = self._context(frames)
+        where = tuple(self.framing.context_positions(frames.shape[1]))
+        context = torch.cat([frames[:, p : p + 1] for p in where], 1) if where else None
         frames.ahead = share.lazy
         if not share.lazy:
             frames, targets = frames[:, :], None if targets is None else targets.window(0, len(everything))
@@ -301,7 +302,8 @@ class EvaluationBatches(Dataset):
         if self.user is not None and (targets is not None or not self.user.needs_targets):
             user = self.user.evaluation(targets, meta, one_seed((self.seed, index)))
         texts = check_expressions([self.reader.items[i].expression for i in items], meta, user is not None)
-        return Batch(Clip(frames, video, texts, meta, user, context), targets)
+        stated = (where,) * len(share.videos) if where else None
+        return Batch(Clip(frames, video, texts, meta, user, context, context_positions=stated), targets)
 
     def _original(self, video: int) -> tuple[int, int]:
         size = self.reader.videos[video].size
@@ -309,9 +311,3 @@ class EvaluationBatches(Dataset):
             height, width = self.reader.read_frames(video, [0]).shape[-2:]
             size = (int(height), int(width))
         return size
-
-    def _context(self, frames: LazyFrames) -> Tensor | None:
-        positions = self.framing.context_positions(frames.shape[1])
-        if not positions:
-            return None
-        return torch.cat([frames[:, p : p + 1] for p in positions], 1)

@@ -50,10 +50,11 @@ class Collate:
         user = None
         if self.user is not None:
             user = self.user(targets, meta, one_seed(samples[0].seed), one_seed(samples[0].batch_seed))
-        context = None
+        context, where = None, None
         if samples[0].context is not None:
             context = torch.stack([pad_to(s.context, size) for s in samples]).float() / 255
-        return Batch(Clip(frames, video, texts, meta, user, context), targets)
+            where = tuple(s.context_positions for s in samples)
+        return Batch(Clip(frames, video, texts, meta, user, context, context_positions=where), targets)
 
     @staticmethod
     def _equal_length(samples: list[ClipSample]) -> list[ClipSample]:

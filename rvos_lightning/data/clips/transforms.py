@@ -31,6 +31,7 @@ class ClipSample:
     expressions: list[str | None]
     meta: list[ClipMeta]
     context: UInt8[Tensor, "few 3 height width"] | None = None
+    context_positions: tuple[int, ...] = ()
     no_target: bool = False  # an item means nothing on purpose: an empty mask is then no reason to redraw
     seed: tuple[int, ...] = (0,)
     batch_seed: tuple[int, ...] = (0,)  # the same for all samples of a batch, on every rank

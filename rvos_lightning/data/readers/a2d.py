@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool
 
+from rvos_lightning.core.types import Facts
 from rvos_lightning.data.disk_data import DiskData
 from rvos_lightning.data.problems import Refused
 from rvos_lightning.data.reader import DataError, Item, Video
@@ -67,9 +68,9 @@ class Hdf5Masks(MaskSource):
         """See `MaskSource.read`; only the item's own frame is annotated."""
         masks = np.zeros((len(positions), *size), bool)
         annotated = np.zeros(len(positions), bool)
-        frame = item.group["frame"]
-        if frame - 1 in positions:
-            name = f"{video.id}/{frame:05d}.h5"
+        frame = item.facts.frame
+        if frame in positions:
+            name = f"{video.id}/{video.frames[frame]}.h5"
             place = f"{self.tree.place}/{name}"
             ids, planes = read_instances(self.tree.read(name), place)
             where = np.flatnonzero(ids == int(item.objects[0])) if item.objects else []
@@ -77,14 +78,14 @@ class Hdf5Masks(MaskSource):
                 raise DataError(f"{place}: field 'instance' holds {ids.tolist()}, not {item.objects}. Get it again.")
             if planes.shape[1:] != tuple(size):
                 raise DataError(misfit(place, planes.shape[1:], size))
-            index = list(positions).index(frame - 1)
+            index = list(positions).index(frame)
             masks[index], annotated[index] = planes[where].any(0), True
         return torch.from_numpy(masks), torch.from_numpy(annotated)
 
     def visible(self, video: Video, item: Item) -> Bool[np.ndarray, "frames"]:
         """See `MaskSource.visible`."""
         seen = np.zeros(len(video.frames), bool)
-        seen[item.group["frame"] - 1] = True
+        seen[item.facts.frame] = True
         return seen
 
 
@@ -172,8 +173,8 @@ def _items(rows: list[Row], index: dict[str, int]) -> Iterator[Item]:
     for text, video, frame, instance in rows:
         key = f"{frame:05d}_{instance}"
         again = seen[video, key] = seen.get((video, key), 0) + 1
-        group = {"frame": frame, "instance": instance, "image_id": f"v_{video}_f_{frame}_i_{instance}"}
-        yield Item(index[video], key if again == 1 else f"{key}_{again}", text, (instance,), (), group)
+        facts = Facts(frame=frame - 1, object=instance, image=f"v_{video}_f_{frame}_i_{instance}")
+        yield Item(index[video], key if again == 1 else f"{key}_{again}", text, (instance,), (), facts)
 
 
 def _frames(root: Path, split: str) -> FrameSource:

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, UInt8
 from torch import Tensor
 
+from rvos_lightning.core.types import Facts
 from rvos_lightning.data.module import Split, VideoDataModule
 from rvos_lightning.data.reader import DataError, Item, Reader, Video
 from rvos_lightning.data.sources.image_files import decode_ids
@@ -68,9 +69,9 @@ class ClipWithMasksReader(Reader):
             if "masks" in said and not (isinstance(labels, list) and all(isinstance(n, int) for n in labels)):
                 raise DataError(f"{self.root / FILE}: {field}.labels must list palette numbers, found {labels!r}")
             objects = tuple(labels) if "masks" in said else None
-            subsets = ("no_target",) if objects == () else ("multi",) if objects and len(objects) > 1 else ()
-            group = {"fps": footage[0].rate}
-            self.items.append(Item(len(self.videos) - 1, str(said.get("id", number)), text, objects, subsets, group))
+            subsets = ("multi",) if objects and len(objects) > 1 else ()
+            facts = Facts(fps=footage[0].rate)
+            self.items.append(Item(len(self.videos) - 1, str(said.get("id", number)), text, objects, subsets, facts))
             self.masks.append(_inside(self.root, said["masks"], f"{field}.masks") if "masks" in said else None)
 
     def read_frames(self, video: int, positions: Sequence[int]) -> UInt8[Tensor, "time 3 height width"]:

@@ -1,6 +1,6 @@
 """COCO files: images, annotations with polygons or RLE, and where the pictures of train2014 and val2014 lie."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +32,7 @@ class Instances:
         image: image id by annotation id.
         crowds: ids of crowd annotations.
         original: `original_id` by annotation id, where given.
+        names: category's name by category id, where given.
     """
 
     def __init__(self, path: Path) -> None:
@@ -45,11 +46,16 @@ class Instances:
         self.image: dict[int, int] = {}
         self.crowds: set[int] = set()
         self.original: dict[int, int] = {}
-        for key, value in JsonStream(path).members(("images", "annotations")):
+        self.names: dict[int, str] = {}
+        self._kinds: dict[int, int] = {}
+        for key, value in JsonStream(path).members(("images", "annotations", "categories")):
             if key == "images":
                 self._picture(value)
             elif key == "annotations":
                 self._annotation(value)
+            elif key == "categories" and isinstance(value, dict):
+                place = f"{path}: categories"
+                self.names[require(value, "id", int, place)] = require(value, "name", str, place)
         for number, image in self.image.items():
             if image not in self.pictures:
                 raise DataError(f"{path}: annotation {number}: field 'image_id' {image} is not among the images.")
@@ -70,8 +76,15 @@ class Instances:
         self.image[number] = require(record, "image_id", int, f"{self.path}: annotation {number}")
         if record.get("iscrowd") == 1:
             self.crowds.add(number)
+        if isinstance(record.get("category_id"), int):
+            self._kinds[number] = record["category_id"]
         if "original_id" in record:
             self.original[number] = record["original_id"]
+
+    def category(self, annotations: Sequence[int]) -> str | None:
+        """The category of annotations, each name once; None where the file does not say."""
+        names = dict.fromkeys(self.names.get(self._kinds.get(number, -1)) for number in annotations)
+        return None if not names or None in names else ", ".join(names)
 
     def tracks(self) -> Iterator[Track]:
         """Every annotation as a track of one mask, the union of its parts; None where no part is a polygon."""

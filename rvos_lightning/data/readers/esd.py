@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Int32
 
+from rvos_lightning.core.types import Facts
 from rvos_lightning.data.disk_data import DiskData
 from rvos_lightning.data.problems import Refused
 from rvos_lightning.data.reader import DataError, Item, Video
@@ -51,8 +52,7 @@ class ESDReader(FileReader):
             mask_names.append([masks.get(number) for number in sorted(images)])
             colours = _colours(tree, f"{name}/masks", [masks[n] for n in sorted(masks)], cache)
             for position, colour in enumerate(colours, 1):
-                group = {"object": position, "colour": f"#{colour:06x}", "sequence": name}
-                items.append(Item(index, str(position), None, (colour,), (), group))
+                items.append(Item(index, str(position), None, (colour,), (), Facts(position)))
         suffix = Path(tree.names(videos[0].id)[0]).suffix
         super().__init__("esd", split, videos, items, ImageFrames(tree, suffix), ColourMasks(tree, mask_names), [])
 

@@ -41,7 +41,7 @@ def count_problems(reader: Reader) -> Iterator[Problem]:
     expected = COUNTS.get((reader.name, reader.split))
     if expected is None:
         return
-    references = len({item.group.get("ref") for item in reader.items}) if expected.references else 0
+    references = len({item.facts.reference for item in reader.items}) if expected.references else 0
     found = {"videos": len(reader.videos), "items": len(reader.items), "references": references}
     for name, number in found.items():
         published = getattr(expected, name)

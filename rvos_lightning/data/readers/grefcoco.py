@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from rvos_lightning.core.types import Facts
 from rvos_lightning.data.disk_data import DiskData
 from rvos_lightning.data.reader import DataError
 from rvos_lightning.data.readers.coco_json import Instances, picture_tree
@@ -46,12 +47,12 @@ def _sentences(
         wanted = tuple(number for number in named if number not in instances.crowds)
         if named and not wanted:
             raise DataError(f"{path}: reference {ref['ref_id']}: only crowd annotations are left of {list(named)}.")
-        subsets = ("no_target",) if not wanted else (("multi_target",) if len(wanted) > 1 else ("single_target",))
+        subsets = (("multi_target",) if len(wanted) > 1 else ("single_target",)) if wanted else ()
         for sentence in ref["sentences"]:
-            group = {"ref": ref["ref_id"], "sent": sentence["sent_id"], "image": ref["image_id"]}
+            facts = Facts(image=ref["image_id"], reference=ref["ref_id"], category=instances.category(wanted))
             # several references of one picture may share a sentence number in older releases
             key = f"{ref['ref_id']}_{sentence['sent_id']}"
-            yield Sentence(ref["image_id"], key, sentence_text(sentence, text), wanted, subsets, group)
+            yield Sentence(ref["image_id"], key, sentence_text(sentence, text), wanted, subsets, facts)
 
 
 class GRefCOCO(DiskData):

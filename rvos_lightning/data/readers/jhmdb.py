@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, UInt8
 
+from rvos_lightning.core.types import Facts
 from rvos_lightning.data.disk_data import DiskData
 from rvos_lightning.data.problems import Problem, Refused
 from rvos_lightning.data.reader import DataError, Item, Video
@@ -69,7 +70,7 @@ class PuppetMasks(MaskSource):
         """See `MaskSource.read`; only the item's own frame is annotated."""
         masks = np.zeros((len(positions), *size), bool)
         annotated = np.zeros(len(positions), bool)
-        frame = item.group["frame"] - 1
+        frame = item.facts.frame
         if frame in positions:
             name = f"{video.id}/puppet_mask.mat"
             place = f"{self.tree.place}/{name}"
@@ -85,7 +86,7 @@ class PuppetMasks(MaskSource):
     def visible(self, video: Video, item: Item) -> Bool[np.ndarray, "frames"]:
         """See `MaskSource.visible`."""
         seen = np.zeros(len(video.frames), bool)
-        seen[item.group["frame"] - 1] = True
+        seen[item.facts.frame] = True
         return seen
 
 
@@ -136,8 +137,8 @@ def _items(rows: list[Row], index: dict[str, int]) -> Iterator[Item]:
     for row in rows:
         again = seen[row.folder, row.number] = seen.get((row.folder, row.number), 0) + 1
         key = f"{row.number:05d}" if again == 1 else f"{row.number:05d}_{again}"
-        group = {"frame": row.number, "video": row.video, "image_id": f"v_{row.video}_f_{row.number}"}
-        yield Item(index[row.folder], key, row.text, (1,), (), group)
+        facts = Facts(frame=row.number - 1, image=f"v_{row.video}_f_{row.number}")
+        yield Item(index[row.folder], key, row.text, (1,), (), facts)
 
 
 class JHMDBSentences(DiskData):

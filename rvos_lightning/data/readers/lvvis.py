@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+from rvos_lightning.core.types import Facts
 from rvos_lightning.data.disk_data import DiskData
 from rvos_lightning.data.reader import DataError, Item, Video
 from rvos_lightning.data.readers.annotation_files import JsonStream, require, safe_path
@@ -20,7 +21,8 @@ class LVVISReader(FileReader):
     """`<root>/<split>/JPEGImages/<video>/%05d.jpg` and `<split>_instances.json`.
 
     Items are tracks, without expression; or, with `items` "categories", all tracks of a category in a video under its
-    name as the expression (underscores to spaces), as VISA trains on it. `Item.group` says whether it is "novel".
+    name as the expression (underscores to spaces), as VISA trains on it. `Facts.seen` tells base
+    categories from novel ones.
     """
 
     def __init__(self, root: Path | str, split: str, items: Items = "tracks", cache: Path | None = None) -> None:
@@ -83,15 +85,15 @@ def _tracks(path: Path, order: dict[int, list[int]]) -> Iterator[Track]:
             yield Track(str(value["id"]), [masks[i] for i in frames])
 
 
-def _group(listing: _Listing, category: int) -> dict[str, Any]:
+def _facts(listing: _Listing, category: int) -> Facts:
     record = listing.categories.get(category, {})
-    novel = record["partition"] >= 2 if "partition" in record else None
-    return {"category": record.get("name", str(category)), "novel": novel}
+    seen = record["partition"] < 2 if "partition" in record else None  # 2 and above are novel categories
+    return Facts(category=record.get("name", str(category)), seen=seen)
 
 
 def _track_items(listing: _Listing) -> Iterator[Item]:
     for number, video, category in listing.tracks:
-        yield Item(video, str(number), None, (number,), (), _group(listing, category))
+        yield Item(video, str(number), None, (number,), (), _facts(listing, category))
 
 
 def _category_items(listing: _Listing) -> Iterator[Item]:
@@ -99,8 +101,8 @@ def _category_items(listing: _Listing) -> Iterator[Item]:
     for number, video, category in listing.tracks:
         members.setdefault((video, category), []).append(number)
     for (video, category), numbers in sorted(members.items()):
-        group = _group(listing, category)
-        yield Item(video, str(category), str(group["category"]).replace("_", " "), tuple(numbers), (), group)
+        facts = _facts(listing, category)
+        yield Item(video, str(category), str(facts.category).replace("_", " "), tuple(numbers), (), facts)
 
 
 class LVVIS(DiskData):

@@ -29,8 +29,8 @@ Split = Literal["train", "valid_u", "valid", "test"]
 class MeViSReader(FileReader):
     """`<root>/<split>/{JPEGImages, meta_expressions.json, mask_dict.json}`; v2's extra fields are ignored.
 
-    The truth of an expression is the union of its annotations; one without annotations has no target (v2) and is in
-    the subset "no_target". `valid` and `test` are hidden: only the server holds their masks.
+    The truth of an expression is the union of its annotations; one without annotations has no target (v2).
+    `valid` and `test` are hidden: only the server holds their masks.
     """
 
     def __init__(self, root: Path | str, split: str, cache: Path | None = None) -> None:
@@ -71,8 +71,7 @@ def expression_items(entries: Sequence[Entry], path: Path) -> Iterator[Item]:
     """Items of expressions that list annotations."""
     for index, _, key, expression, place in table(list(entries), path):
         objects = annotation_ids(expression, place)
-        subsets = ("no_target",) if objects == () else ()
-        yield Item(index, key, expression["exp"], objects, subsets, {})
+        yield Item(index, key, expression["exp"], objects)
 
 
 def mask_store(path: Path, items: Sequence[Item], split: str, cache: Path | None) -> RleStore | None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+from rvos_lightning.core.types import Facts
 from rvos_lightning.data.disk_data import DiskData
 from rvos_lightning.data.problems import Problem, refuse_if
 from rvos_lightning.data.reader import DataError, Item, Video
@@ -33,7 +34,7 @@ MISSPELT = {"clasic-car": "classic-car", "dog-scale": "dogs-scale", "motor-bike"
 
 
 class RefDAVISReader(FileReader):
-    """Expression number = 4 * object + annotator; `Item.group` holds annotator, object and kind.
+    """Expression number = 4 * object + annotator; `Item.facts` hold annotator, object and kind.
 
     Masks are those of `Annotations_unsupervised`; with `Annotations` every score is far too low.
     """
@@ -83,8 +84,8 @@ def _converted(entries: list[Entry], path: Path) -> Iterator[Item]:
 
 def _item(video: int, position: int, annotator: int, label: str, text: str) -> Item:
     kind = "full_video" if annotator % 2 else "first_frame"
-    group = {"annotator": annotator, "object": int(label), "kind": kind}
-    return Item(video, str(4 * position + annotator), text, (int(label),), (kind,), group)
+    facts = Facts(int(label), annotator, kind=kind)
+    return Item(video, str(4 * position + annotator), text, (int(label),), (kind,), facts)
 
 
 def _original(names: list[str], files: list[Path], frames: FileTree) -> tuple[list[Video], list[Item]]:

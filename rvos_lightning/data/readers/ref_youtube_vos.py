@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool
 
+from rvos_lightning.core.types import Facts
 from rvos_lightning.data.disk_data import DiskData
 from rvos_lightning.data.problems import Problem, Refused
 from rvos_lightning.data.reader import DataError, Item, Video
@@ -110,10 +111,9 @@ def _items(entries: list[Entry], path: Path, meta: Meta, hidden: bool) -> Iterat
         label = str(require(expression, "obj_id", (str, int), place))
         if not label.isdecimal() or int(label) < 1:
             raise DataError(f"{place}: field 'obj_id' must be an object number from 1, found {label!r}.")
-        group: dict[str, Any] = {"object": int(label)}
-        if (entry.id, int(label)) in meta:
-            group["category"] = meta[entry.id, int(label)][0]
-        yield Item(index, key, expression["exp"], None if hidden else (int(label),), (), group)
+        category, _ = meta.get((entry.id, int(label)), (None, []))
+        facts = Facts(int(label), category=category)
+        yield Item(index, key, expression["exp"], None if hidden else (int(label),), (), facts)
 
 
 class RefYouTubeVOS(DiskData):

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+from rvos_lightning.core.types import Facts
 from rvos_lightning.data.disk_data import DiskData
 from rvos_lightning.data.reader import DataError
 from rvos_lightning.data.readers.coco_json import Instances, picture_tree
@@ -32,12 +33,14 @@ class RefZOMReader(ReferReader):
         root = Path(root) / "ref-zom" if (Path(root) / "ref-zom").is_dir() else Path(root)
         path = needed_file(root, ("refs(final).p", "refs(final).json"), split, "the references")
         instances = Instances(needed_file(root, ("instances.json",), split, "the annotations"))
-        sentences = _sentences(read_refs(path, cache), split, text, path)
+        sentences = _sentences(read_refs(path, cache), split, text, instances, path)
         tree = picture_tree(root, None if images is None else Path(images), split)
         super().__init__("ref_zom", split, sentences, instances, tree, cache, [path, instances.path])
 
 
-def _sentences(refs: list[dict[str, Any]], split: str, text: TextField, path: Path) -> Iterator[Sentence]:
+def _sentences(
+    refs: list[dict[str, Any]], split: str, text: TextField, instances: Instances, path: Path
+) -> Iterator[Sentence]:
     for ref in refs:
         if not in_split(ref["split"], split):
             continue
@@ -47,13 +50,13 @@ def _sentences(refs: list[dict[str, Any]], split: str, text: TextField, path: Pa
                 f"{path}: reference {ref['ref_id']}: field 'source' is missing; it says what has no target."
             )
         given = ref["ann_id"] if isinstance(ref["ann_id"], list) else [ref["ann_id"]]
-        none = source == "zero"
-        subsets = ("no_target",) if none else (("multi_target",) if len(given) > 1 else ("single_target",))
+        wanted = () if source == "zero" else tuple(dict.fromkeys(given))
+        subsets = (("multi_target",) if len(given) > 1 else ("single_target",)) if wanted else ()
+        category = instances.category(wanted)
         for sentence in ref["sentences"]:
-            group = {"ref": ref["ref_id"], "sent": sentence["sent_id"], "image": ref["image_id"], "source": source}
+            facts = Facts(image=ref["image_id"], reference=ref["ref_id"], category=category, kind=source)
             key = f"{ref['ref_id']}_{sentence['sent_id']}"
-            wanted = () if none else tuple(dict.fromkeys(given))
-            yield Sentence(ref["image_id"], key, sentence_text(sentence, text), wanted, subsets, group)
+            yield Sentence(ref["image_id"], key, sentence_text(sentence, text), wanted, subsets, facts)
 
 
 class RefZOM(DiskData):

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+from rvos_lightning.core.types import Facts
 from rvos_lightning.data.disk_data import DiskData
 from rvos_lightning.data.problems import Problem, Refused
 from rvos_lightning.data.reader import DataError
@@ -62,7 +63,7 @@ class RefCOCOReader(ReferReader):
             layout = "refer" if refs.is_file() else "coco"
         if layout == "refer" and refs.is_file():
             instances = Instances(needed_file(folder, ("instances.json",), split, "the annotations"))
-            sentences = _of_refs(read_refs(refs, cache), split, text)
+            sentences = _of_refs(read_refs(refs, cache), split, text, instances)
             files = [refs, instances.path]
         elif layout == "coco" and coco.is_file():
             instances = Instances(coco)
@@ -75,14 +76,15 @@ class RefCOCOReader(ReferReader):
         super().__init__(f"{name}_{partition}", split, kept, instances, tree, cache, files)
 
 
-def _of_refs(refs: list[dict[str, Any]], split: str, text: TextField) -> Iterator[Sentence]:
+def _of_refs(refs: list[dict[str, Any]], split: str, text: TextField, instances: Instances) -> Iterator[Sentence]:
     for ref in refs:
         if in_split(ref["split"], split):
+            category = instances.category([ref["ann_id"]])
+            facts = Facts(image=ref["image_id"], reference=ref["ref_id"], category=category)
             for sentence in ref["sentences"]:
                 # `file_name` of a reference carries a suffix and names no file; the image record's is right
-                group = {"ref": ref["ref_id"], "sent": sentence["sent_id"], "image": ref["image_id"]}
                 words = sentence_text(sentence, text)
-                yield Sentence(ref["image_id"], str(sentence["sent_id"]), words, (ref["ann_id"],), (), group)
+                yield Sentence(ref["image_id"], str(sentence["sent_id"]), words, (ref["ann_id"],), (), facts)
 
 
 def _of_records(instances: Instances) -> Iterator[Sentence]:
@@ -98,9 +100,11 @@ def _of_records(instances: Instances) -> Iterator[Sentence]:
         if number not in annotations:
             raise DataError(f"{place}: has no annotation. The file is cut off; convert it again.")
         instances.image[annotations[number]] = first  # all sentences of a picture share one video
-        group = {"image": original, "annotation": instances.original.get(annotations[number])}
+        annotation = annotations[number]
+        category = instances.category([annotation])
+        facts = Facts(image=original, reference=instances.original.get(annotation), category=category)
         text = require(picture.record, "caption", str, place)
-        yield Sentence(first, str(number), text, (annotations[number],), (), group)
+        yield Sentence(first, str(number), text, (annotation,), (), facts)
 
 
 def _ids(path: Path | None) -> frozenset[int]:
@@ -113,7 +117,7 @@ def _ids(path: Path | None) -> frozenset[int]:
 
 
 def _without(sentences: Iterator[Sentence], ids: frozenset[int]) -> Iterator[Sentence]:
-    return (each for each in sentences if each.group["image"] not in ids)
+    return (each for each in sentences if each.facts.image not in ids)
 
 
 class RefCOCO(DiskData):

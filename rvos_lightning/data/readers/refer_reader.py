@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from rvos_lightning.core.types import Facts
 from rvos_lightning.data.problems import Problem, blocks_of, refuse_if
 from rvos_lightning.data.reader import DataError, Item, Video
 from rvos_lightning.data.readers.coco_json import Instances, Picture
@@ -26,7 +27,7 @@ class Sentence(NamedTuple):
     text: str
     annotations: tuple[int, ...]
     subsets: tuple[str, ...]
-    group: dict[str, Any]
+    facts: Facts
 
 
 class ReferReader(FileReader):
@@ -59,7 +60,7 @@ class ReferReader(FileReader):
                     refuse_if([Problem(p.place, p.what, p.remedy, blocks_of(split)) for p in unusable])
                 continue
             video = index.setdefault(each.image, len(index))
-            items.append(Item(video, each.id, each.text, each.annotations, each.subsets, each.group))
+            items.append(Item(video, each.id, each.text, each.annotations, each.subsets, each.facts))
         pictures = [instances.pictures[number] for number in index]
         suffix = _suffix(pictures, instances)
         names = [picture.file.removesuffix(suffix) for picture in pictures]

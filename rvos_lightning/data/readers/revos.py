@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from rvos_lightning.core.types import Facts
 from rvos_lightning.data.disk_data import DiskData
 from rvos_lightning.data.problems import Problem, Refused, refuse_if
 from rvos_lightning.data.reader import DataError, Item, Video
@@ -100,7 +101,7 @@ def _items(entries: list[Entry], path: Path) -> Iterator[Item]:
         if not 0 <= number < len(KINDS):
             raise DataError(f"{place}: field 'type_id' must be 0, 1 or 2, found {number}.")
         objects = annotation_ids(expression, place)
-        yield Item(index, key, expression["exp"], objects, (KINDS[number],), {"type_id": number})
+        yield Item(index, key, expression["exp"], objects, (KINDS[number],), Facts(kind=KINDS[number]))
 
 
 class ReVOS(DiskData):

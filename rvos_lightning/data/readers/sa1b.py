@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from rvos_lightning.core.types import Facts
 from rvos_lightning.data.disk_data import DiskData
 from rvos_lightning.data.problems import Refused
 from rvos_lightning.data.reader import DataError, Item, Video
@@ -76,7 +77,7 @@ def _listing(store: RleStore, places: dict[str, str], max_area: float) -> tuple[
         videos.append(Video(stem, (f"{folder}/{stem}".removeprefix("./"),), (height, width)))
         for number, area in zip(numbers, store.first_areas(rows).tolist(), strict=True):
             if 0 < area < max_area * height * width:
-                items.append(Item(len(videos) - 1, str(number), None, (number,), (), {"object": number}))
+                items.append(Item(len(videos) - 1, str(number), None, (number,), (), Facts(number)))
     return videos, items
 
 

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from rvos_lightning.core.types import Facts
 from rvos_lightning.data.disk_data import DiskData
 from rvos_lightning.data.problems import Problem, Refused
 from rvos_lightning.data.reader import DataError, Item, Reader, Video
@@ -86,7 +87,7 @@ def _listing(store: RleStore) -> tuple[list[Video], list[Item]]:
         height, width = sizes[np.argmax(sizes[:, 0])].tolist()
         names = tuple(f"{STRIDE * position:05d}" for position in range(length))
         videos.append(Video(name, names, (height, width) if height else None))
-        items += [Item(index, str(n), None, (n,), (), {"object": n}) for n in sorted(numbers)]
+        items += [Item(index, str(n), None, (n,), (), Facts(n)) for n in sorted(numbers)]
     return videos, items
 
 
@@ -131,7 +132,7 @@ class SAVReader(FileReader):
         if empty:
             raise Refused(empty)
         items = [
-            Item(index, label, None, (label,), (), {"object": label})
+            Item(index, label, None, (label,), (), Facts(int(label) if label.isdecimal() else None))
             for index, video in enumerate(videos)
             for label in masks.names(video.id)
         ]

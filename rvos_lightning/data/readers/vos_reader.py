@@ -1,12 +1,13 @@
 """Readers of promptable sets laid out as folders of frames and palette masks; an item is an object of a video."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Container, Iterator, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Bool
 
+from rvos_lightning.core.types import Facts
 from rvos_lightning.data.problems import Problem
 from rvos_lightning.data.reader import DataError, Item, Video
 from rvos_lightning.data.readers.file_reader import FileReader, Masks
@@ -51,7 +52,7 @@ class IndexedMaps(IdMaps):
 
 
 class VosReader(FileReader):
-    """Objects of videos, each with the position of its first frame and, where known, its category in `Item.group`."""
+    """Objects of videos, each with the position of its first frame and, where known, its category in `Item.facts`."""
 
     def __init__(
         self,
@@ -64,18 +65,22 @@ class VosReader(FileReader):
         public: Public = "all",
         labels: Sequence[Sequence[int]] | None = None,
         categories: Mapping[tuple[str, int], str] | None = None,
+        trained: Container[str] | None = None,
         other_size: OtherSize = "error",
         suffix: str = ".jpg",
     ) -> None:
-        """`labels`: objects of each video where a protocol fixes them; else all that the index shows."""
+        """`labels`: objects of each video where a protocol fixes them; else all that the index shows.
+
+        `trained`: categories that occur in training, where a protocol keeps the others apart.
+        """
         items = []
         for number, video in enumerate(videos):
             for label in index.labels(number) if labels is None else labels[number]:
                 shown = np.flatnonzero(index.shows(number, [label]))
-                group: dict[str, Any] = {"object": label, "first_frame": int(shown[0]) if len(shown) else None}
-                if categories and (video.id, label) in categories:
-                    group["category"] = categories[video.id, label]
-                items.append(Item(number, str(label), None, (label,), (), group))
+                category = (categories or {}).get((video.id, label))
+                seen = None if category is None or trained is None else category in trained
+                facts = Facts(label, category=category, seen=seen, frame=int(shown[0]) if len(shown) else None)
+                items.append(Item(number, str(label), None, (label,), (), facts))
         truth = IndexedMaps(masks, index, public, other_size)
         super().__init__(name, split, videos, items, ImageFrames(frames, suffix), truth, [])
 

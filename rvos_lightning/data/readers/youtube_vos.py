@@ -38,8 +38,13 @@ class YouTubeVOSReader(VosReader):
         categories = {key: category for key, (category, _) in meta.items() if category}
         public = ("some" if all_frames else "all") if split.startswith("train") else "first"
         super().__init__(
-            name, split, videos, frames, masks, index, public, categories=categories, other_size=other_size
+            name, split, videos, frames, masks, index, public, None, categories, _trained_on(root), other_size
         )
+
+
+def _trained_on(root: Path) -> set[str] | None:
+    """The categories that occur in training; None where `train/meta.json` is not there to tell."""
+    return {category for category, _ in read_meta(root / "train" / "meta.json").values() if category} or None
 
 
 def read_meta(path: Path) -> Meta:

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 
+from rvos_lightning.core.types import Facts
 from rvos_lightning.data.module import Split, VideoDataModule
 from rvos_lightning.data.reader import DataError, Item, Reader, Video
 from rvos_lightning.data.shapes.grammar import VOCABULARY, Query, resolve, word
@@ -141,7 +142,7 @@ class ShapesReader(Reader):
         kind = story.scene.kind
         if kind in ("no_target", "multi") and (len(things) == 1):
             kind = "attributes"  # a further sentence about one thing of that scene
-        return Item(video, str(number), sentence, tuple(t + 1 for t in things), (kind,), {"kind": kind})
+        return Item(video, str(number), sentence, tuple(t + 1 for t in things), (kind,), Facts(kind=kind))
 
     def _draw(self, video: int) -> tuple[Tensor, Tensor]:
         frames, labels = render(

@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, fields
-from typing import Generic, TypeVar, overload
+from dataclasses import fields
+from typing import Any, Generic, TypeVar, overload
 
 import numpy as np
 
+from rvos_lightning.core.types import Facts
 from rvos_lightning.data.reader import Item, Video
 
 Record = TypeVar("Record", Video, Item)
@@ -20,10 +21,10 @@ class Packed(Sequence, Generic[Record]):
     """
 
     def __init__(self, kind: type[Record], records: Iterable[Record]) -> None:
-        """Packs records; their groups may hold what JSON can say (text, numbers, lists, true, false, null)."""
+        """Packs records; of their facts only those that are known."""
         self.kind = kind
         self._tuples = tuple(f.name for f in fields(kind) if f.name in ("frames", "size", "objects", "subsets"))
-        blobs = [json.dumps(list(asdict(record).values()), separators=(",", ":")).encode() for record in records]
+        blobs = [json.dumps(_values(record), separators=(",", ":")).encode() for record in records]
         self._ends = np.cumsum([0] + [len(blob) for blob in blobs])
         self._bytes = np.frombuffer(b"".join(blobs), np.uint8)
 
@@ -49,8 +50,15 @@ class Packed(Sequence, Generic[Record]):
         for name in self._tuples:
             if named[name] is not None:
                 named[name] = tuple(named[name])
+        if "facts" in named:
+            named["facts"] = Facts(**named["facts"])
         return self.kind(**named)
 
     def __iter__(self) -> Iterator[Record]:
         """All records in order."""
         return (self[i] for i in range(len(self)))
+
+
+def _values(record: Item | Video) -> list[Any]:
+    values = [getattr(record, entry.name) for entry in fields(record)]
+    return [value.known() if isinstance(value, Facts) else value for value in values]

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, UInt8
 from torch import Tensor
 
+from rvos_lightning.core.types import Facts
 from rvos_lightning.data.clips.given_prompts import GivenPrompts
 from rvos_lightning.data.module import Split, VideoDataModule
 from rvos_lightning.data.reader import DataError, Item, Reader, Video
@@ -203,7 +204,7 @@ class FootageReader(Reader):
         self.videos = [Video(one.id, one.frames, one.size) for one in footage]
         said: list[tuple[str, str | None]] = [(str(number), text) for number, text in enumerate(expressions)]
         self.items = [
-            Item(v, name, text, None, (), {"fps": one.rate})
+            Item(v, name, text, None, (), Facts(fps=one.rate))
             for v, one in enumerate(footage)
             for name, text in (said if given is None else [(name, None) for name in given.objects(one.id)])
         ]

@@ -72,11 +72,11 @@ def shown(clip: Clip, k: int, sampling: Sampling) -> Shown:
     if clip.context is None:
         chosen = inference_frames(clip.time, k, sampling)
         return Shown(tuple(chosen), clip.frames[:, :][:, chosen])
-    stated = {tuple(meta.group.get("context", ())) for meta in clip.meta}
+    stated = set(clip.context_positions or [()])
     if len(stated) != 1 or len(next(iter(stated))) != clip.context.shape[1]:
         raise ValueError(
-            f"clip.context has {clip.context.shape[1]} frames, clip.meta[...].group['context'] states "
-            f"{sorted(stated)}; state one position per context frame, the same for every item"
+            f"clip.context has {clip.context.shape[1]} frames, clip.context_positions states "
+            f"{sorted(stated)}; state one position per context frame, the same for every video"
         )
     positions = next(iter(stated))
     kept = [i for i, p in enumerate(positions) if i == 0 or p != positions[i - 1]]

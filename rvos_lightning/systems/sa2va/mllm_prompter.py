@@ -159,7 +159,7 @@ class MLLMPrompter(Prompter):
     def _answer(self, clip: Clip, item: int) -> str:
         """The answer is an input here, as teacher forcing needs; of the truth it tells whether anything is meant."""
         answer = _draw(self.answers)
-        return self.absent_answer if "no_target" in clip.meta[item].subsets else answer
+        return self.absent_answer if clip.meta[item].no_target else answer
 
     # Inference
 

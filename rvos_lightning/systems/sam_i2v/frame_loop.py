@@ -246,9 +246,8 @@ class FrameLoop:
 
     def prediction(self) -> TrackedPrediction:
         """All frames of the window."""
-        return TrackedPrediction(
-            torch.cat(self.logits, 1), torch.cat(self.presence, 1), torch.cat(self.iou, 1), None, self.state, self.steps
-        )
+        frames = (torch.cat(each, 1) for each in (self.logits, self.presence, self.iou))
+        return TrackedPrediction(*frames, state=self.state, steps=self.steps)
 
 
 def merge(prompts: Sequence[UserPrompt]) -> UserPrompt:
