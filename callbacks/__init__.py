@@ -20,6 +20,7 @@ _WHERE = {
     "Scores": "scores",
     "StartTable": "start_table",
     "Requeue": "requeue",
+    "SetMatching": "matching",
     "StructureLoss": "structure",
     "StuckRank": "stuck_rank",
     "Throughput": "throughput",

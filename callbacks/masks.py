@@ -9,8 +9,7 @@ from torch import Tensor
 from rvos_lightning.core.seams import Objective
 from rvos_lightning.core.types import Batch, Prediction
 from rvos_lightning.parts.layers.resize import logits_like_targets
-
-Flat = Float[Tensor, "rows pixels"]
+from rvos_lightning.parts.losses import dice_loss, focal_loss
 
 
 class DiceFocal(Objective):
@@ -93,27 +92,6 @@ class Presence(Objective):
         annotated = batch.targets.annotated.to(logits.dtype)
         loss = F.binary_cross_entropy_with_logits(logits, present, reduction="none") * annotated
         return {"presence": self.weight * loss.sum() / annotated.sum().clamp(min=1)}
-
-
-def dice_loss(logits: Flat, targets: Flat, weights: Flat | None = None) -> Float[Tensor, "rows"]:
-    """1 - (2 overlap + 1) / (areas + 1) of every row; `weights` 0 leaves pixels out."""
-    probs = logits.sigmoid()
-    if weights is not None:
-        probs, targets = probs * weights, targets * weights
-    return 1 - (2 * (probs * targets).sum(1) + 1) / (probs.sum(1) + targets.sum(1) + 1)
-
-
-def focal_loss(
-    logits: Flat, targets: Flat, weights: Flat | None = None, alpha: float = 0.25, gamma: float = 2.0
-) -> Float[Tensor, "rows"]:
-    """Mean over each row of alpha_t (1 - p_t)^gamma times the cross-entropy; `weights` 0 leaves pixels out."""
-    probs = logits.sigmoid()
-    cross = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    missed = probs + targets - 2 * probs * targets  # 1 - p_t
-    loss = (1 - alpha + (2 * alpha - 1) * targets) * missed**gamma * cross
-    if weights is None:
-        return loss.mean(1)
-    return (loss * weights).sum(1) / weights.sum(1).clamp(min=1)
 
 
 def to_multiples(

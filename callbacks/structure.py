@@ -1,12 +1,12 @@
 """The loss SAM-I2V is trained with: structure, IoU and occlusion terms over all decoder steps (spec 8)."""
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
 from rvos_lightning.core.seams import Objective
 from rvos_lightning.core.types import Batch, Prediction
+from rvos_lightning.parts.losses import object_count
 from rvos_lightning.systems.sam_i2v.outputs import DecoderStep, TrackedPrediction
 
 
@@ -48,15 +48,6 @@ class StructureLoss(Objective):
         weights = (self.structure, self.iou, self.occlusion)
         names = ("structure", "iou", "occlusion")
         return {n: w * total / count for n, w, total in zip(names, weights, sums, strict=True)}
-
-
-def object_count(items: int, device: torch.device) -> Float[Tensor, ""]:
-    """Objects a rank, averaged over ranks, at least 1."""
-    count = torch.tensor(float(items), device=device)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(count)
-        count = count / torch.distributed.get_world_size()
-    return count.clamp(min=1)
 
 
 def pixel_weights(target: Float[Tensor, "batch h w"], window: int = 31) -> Float[Tensor, "batch h w"]:

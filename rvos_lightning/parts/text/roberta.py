@@ -1,5 +1,6 @@
 """RoBERTa (transformers), layer by layer, with the details of fairseq's."""
 
+import warnings
 from dataclasses import dataclass
 
 from jaxtyping import Int
@@ -34,7 +35,7 @@ class TextSize:
 
 
 class Roberta(TextEncoder):
-    """RoBERTa without pooler; the sentence is the state of its start token.
+    """RoBERTa; the sentence is the state of its start token, or what a pooler makes of it.
 
     Layer norms have eps 1e-5 (fairseq and the published roberta-base; transformers' own default is 1e-12), and
     embeddings are zeroed on padding as in fairseq.
@@ -44,7 +45,9 @@ class Roberta(TextEncoder):
         tokenizer: `weights` or another folder or hub id; a `Tokenizer`; None: the weights' own, or hashed words.
         size: widths and depths, ignored when `weights` is given.
         frozen: no gradients.
-        frozen_dropout: a frozen encoder keeps dropout in training, as the official SAMWISE leaves it.
+        frozen_dropout: a frozen encoder keeps dropout in training, as the official SAMWISE and SgMg leave it.
+        pooler: with transformers' pooler. Published files often lack its weights: then they are random, which is
+            said, and kept in checkpoints.
     """
 
     licence = "RoBERTa, weights: MIT"
@@ -56,6 +59,7 @@ class Roberta(TextEncoder):
         size: TextSize = TextSize(),  # noqa: B008 (frozen)
         frozen: bool = True,
         frozen_dropout: bool = False,
+        pooler: bool = False,
     ) -> None:
         super().__init__()
         from transformers import RobertaConfig, RobertaModel
@@ -63,10 +67,14 @@ class Roberta(TextEncoder):
         source = tokenizer or weights
         self.tokenizer = HubTokenizer(source) if isinstance(source, str) else source or WordTokenizer()
         if weights is not None:
-            self.model = RobertaModel.from_pretrained(
-                weights, add_pooling_layer=False, attn_implementation="sdpa", layer_norm_eps=1e-5
+            self.model, info = RobertaModel.from_pretrained(
+                weights,
+                add_pooling_layer=pooler,
+                attn_implementation="sdpa",
+                layer_norm_eps=1e-5,
+                output_loading_info=True,
             )
-            mark_reproducible(self, weights)
+            self._mark(weights, [key for key in info["missing_keys"] if key.startswith("pooler.")])
         else:
             config = RobertaConfig(
                 vocab_size=size.vocabulary or self.tokenizer.size,
@@ -81,7 +89,7 @@ class Roberta(TextEncoder):
                 type_vocab_size=1,
                 attn_implementation="sdpa",
             )
-            self.model = RobertaModel(config, add_pooling_layer=False)
+            self.model = RobertaModel(config, add_pooling_layer=pooler)
         if self.tokenizer.size > self.model.config.vocab_size:
             raise ValueError(
                 f"Roberta: the tokenizer has {self.tokenizer.size} ids, the embedding {self.model.config.vocab_size} "
@@ -92,15 +100,25 @@ class Roberta(TextEncoder):
         if frozen:
             freeze(self, train_mode=frozen_dropout)
 
+    def _mark(self, weights: str, random: list[str]) -> None:
+        """Checkpoints may leave out what came from the file, but not a pooler that the file lacks."""
+        if not random:
+            mark_reproducible(self, weights)
+            return
+        warnings.warn(f"{weights} has no pooler ({random[0]} is missing): it starts at random", stacklevel=3)
+        mark_reproducible(self.model.embeddings, weights)
+        mark_reproducible(self.model.encoder, weights)
+
     @property
     def longest(self) -> int:
         """Most tokens a sentence may have."""
         return self.model.config.max_position_embeddings - 2
 
     def embed(self, ids: Int[Tensor, "batch words"], real: Real) -> Words:
-        """States before the first layer, zero on padding."""
+        """States before the first layer; zero on padding, which with a pooler stays as transformers leaves it."""
         words = self.model.embeddings(input_ids=ids)
-        return words if real is None else words * real[:, :, None].to(words.dtype)
+        whole = real is None or self.model.pooler is not None
+        return words if whole else words * real[:, :, None].to(words.dtype)
 
     def run(self, words: Words, real: Real, start: int, stop: int) -> Words:
         """Layers `start` to `stop` (exclusive); padding is never attended."""
@@ -114,5 +132,5 @@ class Roberta(TextEncoder):
         return words
 
     def sentence(self, words: Words, ids: Int[Tensor, "batch words"]) -> Tensor:
-        """The start token's state."""
-        return words[:, 0]
+        """The start token's state, or the pooler's answer to it."""
+        return words[:, 0] if self.model.pooler is None else self.model.pooler(words)
