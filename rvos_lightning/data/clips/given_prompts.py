@@ -124,6 +124,11 @@ class GivingUser(User):
                 else:
                     self.starts[-1].append(prompt)
 
+    def add(self, given: GivenPrompts, number: int, meta: ClipMeta, item: int) -> None:
+        """Take one more correction, entry `number`, for a frame that is still to come."""
+        entry = given.entries[number]
+        self.later[item].setdefault(entry["frame"], []).append(self._prompt(given, entry, number, meta))
+
     @staticmethod
     def _prompt(given: GivenPrompts, entry: Mapping[str, Any], number: int, meta: ClipMeta) -> UserPrompt:
         if "mask" in entry:
