@@ -22,12 +22,6 @@ def name(path: Path) -> str:
     return str(path.relative_to(ROOT / "configs"))
 
 
-def beneath(path: Path) -> list[str]:
-    """The system a paper overlay lies on, the longest whose name it starts with; a baseline stands alone."""
-    fitting = [system for system in SYSTEMS if path.stem.startswith(system.stem)]
-    return ["-c", str(max(fitting, key=lambda system: len(system.stem)))] if fitting else []
-
-
 @pytest.mark.parametrize("path", SYSTEMS, ids=name)
 def test_system_fits_saves_reloads_and_validates(path, run, tmp_path):
     fitted = run("fit", "-c", path, *TINY_RUN)
@@ -57,7 +51,7 @@ def test_overlay_parses_on_a_system(path, run, capsys):
 @pytest.mark.parametrize("path", PAPERS, ids=name)
 def test_paper_recipe_builds_on_the_meta_device(path, run, capsys, tmp_path):
     with pytest.raises(SystemExit) as stop:
-        run("fit", *beneath(path), "-c", path, "--print_config")
+        run("fit", "-c", path, "--print_config")
     out = capsys.readouterr()
     assert stop.value.code in (0, None), out.err
     config = yaml.safe_load(out.out)
@@ -74,19 +68,15 @@ def test_paper_recipe_builds_on_the_meta_device(path, run, capsys, tmp_path):
 
 
 def without_files(config):
-    """The same with every path to weights or tokenizers taken out, as no file is there in a test.
-
-    Sizes that a file would override go, too: what is left of them is the small system's beneath.
-    """
+    """The same with every path to weights or tokenizers taken out, as no file is there in a test."""
     if not isinstance(config, dict):
         return config
     files = {key for key, value in config.items() if key in ("weights", "tokenizer", "pretrained") and value}
     if config.get("class_path", "").endswith("GroundingDino"):
         words = {"class_path": "rvos_lightning.parts.text.tokenizers.WordTokenizer"}
         return {**config, "init_args": {"weights": None, "tokenizer": words}}
-    kept = {key: value for key, value in config.items() if not (files and key == "size")}
     return {
-        key: None if key in files and isinstance(value, str) else without_files(value) for key, value in kept.items()
+        key: None if key in files and isinstance(value, str) else without_files(value) for key, value in config.items()
     }
 
 

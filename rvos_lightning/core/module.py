@@ -35,7 +35,8 @@ class RVOSModule(LightningModule):
         optimizer: builds the optimizer from parameter groups.
         scheduler: builds a schedule that is stepped every optimizer step.
         lr_scale: regular expression on parameter names -> factor on the learning rate.
-        no_decay: regular expressions of parameter names without weight decay.
+        no_decay: regular expressions of parameter names without weight decay, or classes such as nn.LayerNorm.
+        layer_decay: learning rates fall by this factor from an encoder's top layer to each one below; 1: none.
         window: frames per network call in validation, test and prediction.
         weights: start from these weights (.safetensors or a checkpoint of ours); to *continue* a run use ckpt_path.
         fresh: regular expressions of network keys that `weights` need not have: parts that start from their own
@@ -56,6 +57,7 @@ class RVOSModule(LightningModule):
         scheduler: LRSchedulerCallable | None = None,
         lr_scale: dict[str, float] | None = None,
         no_decay: list[str] | None = None,
+        layer_decay: float = 1.0,
         window: int = 8,
         weights: Path | None = None,
         fresh: list[str] | None = None,
@@ -68,7 +70,7 @@ class RVOSModule(LightningModule):
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.lr_scale = lr_scale or {}
-        self.no_decay = no_decay or []
+        self.no_decay, self.layer_decay = no_decay or [], layer_decay
         self.window = window
         self.weights = weights
         self.objectives: list[Objective] = []
@@ -267,7 +269,9 @@ class RVOSModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimizer over scaled groups and, if given, a per-step schedule."""
-        optimizer = scale_groups(self.optimizer(param_groups(self.network, self.lr_scale, self.no_decay)))
+        optimizer = scale_groups(
+            self.optimizer(param_groups(self.network, self.lr_scale, self.no_decay, self.layer_decay))
+        )
         if self.scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.scheduler(optimizer), "interval": "step"}}

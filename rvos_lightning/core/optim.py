@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 from torch.optim import Optimizer
@@ -11,7 +11,10 @@ from torch.optim.lr_scheduler import LambdaLR
 
 
 def param_groups(
-    module: nn.Module, lr_scale: Mapping[str, float] | None = None, no_decay: Sequence[str] = ()
+    module: nn.Module,
+    lr_scale: Mapping[str, float] | None = None,
+    no_decay: Sequence[str] = (),
+    layer_decay: float = 1.0,
 ) -> list[dict[str, Any]]:
     """Trainable parameters grouped by learning-rate scale and decay.
 
@@ -19,24 +22,34 @@ def param_groups(
         module: whose parameters are grouped; frozen ones are left out.
         lr_scale: regular expression (searched in the parameter's name) -> factor on the learning rate; the first
             that matches counts.
-        no_decay: regular expressions of names whose weight decay is 0.
+        no_decay: regular expressions of names whose weight decay is 0; `nn.LayerNorm` means every parameter of a
+            module of that class of torch.nn.
+        layer_decay: times this factor for every layer between a parameter and the top of its encoder, in encoders
+            that count their layers (`Layered`); 1: none.
 
     Returns:
         Groups for an optimizer, with extra keys `name` and `lr_scale` (applied by `scale_groups`).
 
     Raises:
-        ValueError: a pattern matches no trainable parameter, or nothing is trainable.
+        ValueError: a pattern matches no trainable parameter, no encoder counts its layers, or nothing is trainable.
     """
     scales = dict(lr_scale or {})
     unused = {*scales, *no_decay}
+    below = layers_below_top(module) if layer_decay != 1 else {}
+    if layer_decay != 1 and not below:
+        raise ValueError(
+            f"model.layer_decay is {layer_decay}, but no encoder of the network counts its layers; set it to 1"
+        )
     groups: dict[tuple[float, bool], dict[str, Any]] = {}
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
         match = next((pattern for pattern in scales if re.search(pattern, name)), None)
-        plain = [pattern for pattern in no_decay if re.search(pattern, name)]
+        owner = module.get_submodule(name.rpartition(".")[0])
+        plain = [pattern for pattern in no_decay if _undecayed(pattern, name, owner)]
         unused -= {match, *plain}
-        key = (scales[match] if match is not None else 1.0, bool(plain))
+        scale = (scales[match] if match is not None else 1.0) * layer_decay ** below.get(name, 0)
+        key = (scale, bool(plain))
         group = groups.setdefault(key, {"params": [], "lr_scale": key[0], "name": f"x{key[0]:g}"})
         group["params"].append(parameter)
         if plain:
@@ -47,6 +60,36 @@ def param_groups(
     if unused:
         raise ValueError(f"model.lr_scale or model.no_decay: {sorted(unused)} match no trainable parameter")
     return list(groups.values())
+
+
+@runtime_checkable
+class Layered(Protocol):
+    """An encoder that says in which layer each of its parameters is."""
+
+    @property
+    def layers(self) -> int:
+        """The top layer's number; the first is 0."""
+        ...
+
+    def layer_of(self, name: str) -> int:
+        """The layer of a parameter, by its name inside the encoder."""
+        ...
+
+
+def layers_below_top(module: nn.Module) -> dict[str, int]:
+    """Parameter name -> number of layers above it, for all parameters of encoders that count their layers."""
+    found = {}
+    for prefix, part in module.named_modules():
+        if isinstance(part, Layered):
+            own = {name: part.layers - part.layer_of(name) for name, _ in part.named_parameters()}
+            found |= {f"{prefix}.{name}" if prefix else name: count for name, count in own.items()}
+    return found
+
+
+def _undecayed(pattern: str, name: str, owner: nn.Module) -> bool:
+    if pattern.startswith("nn."):
+        return isinstance(owner, getattr(nn, pattern.removeprefix("nn.")))
+    return re.search(pattern, name) is not None
 
 
 def scale_groups(optimizer: Optimizer) -> Optimizer:

@@ -1,6 +1,6 @@
 """Will it fit, and how long will it take?
 
-    rvos forecast -c configs/samwise.yaml -c configs/paper/samwise_mevis.yaml \\
+    rvos forecast -c configs/paper/samwise_mevis.yaml \\
         --model.weights null
 
 prints GB per GPU under each strategy and steps per hour on A100s, from the bytes and FLOPs of one training step:
@@ -149,7 +149,9 @@ class Plan:
         from rvos_lightning.run.sharding import blocks
 
         module = self.build("meta").model
-        param_groups(module.network, module.lr_scale, module.no_decay)  # the same errors as training
+        param_groups(
+            module.network, module.lr_scale, module.no_decay, module.layer_decay
+        )  # the same errors as training
         units = [sum(map(bytes_of, block.parameters())) for _, block in blocks(module.network, module.shard_above)]
         return state_of(module.network, module.optimizer, units)
 

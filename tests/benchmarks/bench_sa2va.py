@@ -45,7 +45,9 @@ def build(options):
         LanguageSize("qwen2", options.language_layers, 256, 1024, 4, 2, 141, context=8192),
     )
     sam = Counted(variant=options.variant, image_size=options.side)
-    prompter = MLLMPrompter(size, frames=options.shown, max_new_tokens=options.words, ask_at_once=options.expressions)
+    prompter = MLLMPrompter(
+        size, lora=None, frames=options.shown, max_new_tokens=options.words, ask_at_once=options.expressions
+    )
     return PromptedSegmenter(sam, NothingToAdd(), prompter, LanguageMemory("sa2va_i")).eval()
 
 

@@ -23,7 +23,7 @@ SHOWN = {"ka": rules.stated(r"ka=(\d+)", 5), "kb": rules.stated(r"kb=(\d+)", 2)}
 @functools.cache
 def build(variant, boost):
     """SAM 2.0 with recorded weights under official names, through the key map and back."""
-    sam = TwoDecoderSam2(variant=variant).eval()
+    sam = TwoDecoderSam2(variant=variant, half_positions=False).eval()
     state = {f"segmenter.{key}": value for key, value in sam.state_dict().items()}
     layout = {key: tuple(make().shape) for key, make in to_official(state, internlm2=False)}
     scale = (
@@ -94,7 +94,7 @@ def test_language_decoding(path):
 @pytest.mark.parametrize("path", rules.files("i_*.npz"), ids=lambda p: p.stem)
 def test_dense_positions(path):
     data = rules.load(path)
-    sam = TwoDecoderSam2(variant="hiera_t")
+    sam = TwoDecoderSam2(variant="hiera_t", half_positions=False)
     matrix = rules.given("pe_gauss", (2, 128))
     sam.sam_prompt_encoder.pe_layer.positional_encoding_gaussian_matrix.copy_(matrix)
     exact = sam.dense_position()[0]

@@ -34,7 +34,7 @@ ADAPTERS = lora.LoRA(4, 8, 0.0)
 
 def prompter(**options):
     torch.manual_seed(0)
-    given = {"size": SIZE, "prompt_dim": 32, "max_new_tokens": 6, **options}
+    given = {"size": SIZE, "prompt_dim": 32, "max_new_tokens": 6, "lora": None, "checkpointing": False, **options}
     return MLLMPrompter(**given)
 
 
@@ -242,7 +242,7 @@ def release(folder, two_decoders=False, family="qwen2"):
     """A folder as released, of tiny random weights."""
     size = replace(SIZE, language=replace(SIZE.language, family=family))
     sam = TwoDecoderSam2(image_size=64, variant="small", second_decoder=two_decoders)
-    own = MLLMPrompter(size=size, prompt_dim=sam.prompt_dim)
+    own = MLLMPrompter(size=size, prompt_dim=sam.prompt_dim, lora=None)
     state = {f"segmenter.{k}": v for k, v in sam.state_dict().items()}
     state |= {f"prompter.{k}": v for k, v in own.state_dict().items() if "lora_scale" not in k}
     official_state = {k: make().clone() for k, make in to_official(state, family == "internlm2", 16)}

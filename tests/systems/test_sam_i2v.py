@@ -144,7 +144,7 @@ def test_paper_groups_equal_the_recorded_ones() -> None:
     model = yaml.safe_load((ROOT / "configs/paper/sam_i2v.yaml").read_text())["model"]
     with torch.device("meta"):
         network = official.build()
-    groups = param_groups(network, model["lr_scale"], model["no_decay"])
+    groups = param_groups(network, model["lr_scale"], model["no_decay"], model["layer_decay"])
     ids = {id(p): (3e-4 * g["lr_scale"], g.get("weight_decay", 0.1)) for g in groups for p in g["params"]}
     names = official.official_names(network.state_dict())
     recorded = {r[0]: r for r in json.loads((ROOT / "tests/golden/sam_i2v/optim_groups.json").read_text())}

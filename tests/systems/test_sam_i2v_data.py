@@ -61,7 +61,7 @@ def lines(name: str) -> list[list[str]]:
 
 def merged(run, capsys, *flags: str) -> dict:
     """The configuration a task runs with."""
-    fixed = ("-c", "configs/sam_i2v.yaml", "-c", "configs/paper/sam_i2v.yaml")
+    fixed = ("-c", "configs/paper/sam_i2v.yaml")
     with pytest.raises(SystemExit) as stop:
         run("fit", *fixed, *flags, "--print_config")
     out = capsys.readouterr()
@@ -79,7 +79,9 @@ def test_every_image_sam_of_figure_1_fits_its_upgrader_and_its_groups(flags: lis
     with torch.device("meta"):
         network = parser.instantiate(parser.parse_object({"network": model["network"]})).network
     assert tuple(network.segmenter.channels[-3:]) == network.adapter.channels
-    groups = param_groups(network, model["lr_scale"], model["no_decay"])  # every pattern matches something
+    groups = param_groups(
+        network, model["lr_scale"], model["no_decay"], model["layer_decay"]
+    )  # every pattern matches something
     assert {0.2 if "sam" in flags[1] else 0, 1.0} <= {round(group["lr_scale"], 6) for group in groups}
 
 

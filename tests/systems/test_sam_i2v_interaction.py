@@ -115,7 +115,7 @@ def test_tracked_memories_are_made_before_holes_are_filled() -> None:
 @torch.no_grad()
 def test_temporal_attention_baseline_reads_the_last_frames_and_makes_no_prompts() -> None:
     selector = MemorySelector(0, 0, 2, 2)
-    memory = PromptMemory(64, 32, 32, 1, 0.0, 8, selector=selector, prompts=0)
+    memory = PromptMemory(64, 32, 32, 1, 0.0, 8, selector=selector, prompts=0, fill_holes=0)
     network = PromptedSegmenter(segmenter(), ImageFeatures(), UserPrompter(), memory).eval()
     assert memory.memory_prompt_generator is None
     reading = selector.read(5, [0], [1, 2, 3, 4], lambda pool: torch.arange(float(len(pool))))

@@ -5,6 +5,7 @@ fine to coarse in the order of computation, the 256-channel (neck) embedding las
 0, 1, 2, ...; what it returns flows on.
 """
 
+import re
 from dataclasses import dataclass
 
 import torch
@@ -79,6 +80,19 @@ class TinyVitEncoder(nn.Module):
         self.channels = (*widths[1:], dim)
         # timm caches the expanded attention biases in eval mode; a table built before loading would be stale.
         self.register_load_state_dict_post_hook(lambda module, _: module.train(module.training) and None)
+
+    @property
+    def layers(self) -> int:
+        """See `optim.Layered`: the neck's number, above all blocks."""
+        return sum(len(stage.blocks) for stage in self.trunk.stages) + 1
+
+    def layer_of(self, name: str) -> int:
+        """0 for the patch embedding, then one a block; a merge goes with the block before it (released SAM-I2V)."""
+        stage = re.match(r"trunk\.stages\.(\d+)\.(?:blocks\.(\d+)|downsample)\.", name)
+        if stage is None:
+            return 0 if name.startswith("trunk.patch_embed.") else self.layers
+        before = sum(len(earlier.blocks) for earlier in list(self.trunk.stages)[: int(stage[1])])
+        return before if stage[2] is None else before + int(stage[2]) + 1
 
     def forward(self, images: Float[Tensor, "images 3 h w"], after_stage: StageHook | None = None) -> Pyramid:
         """See the module docstring."""

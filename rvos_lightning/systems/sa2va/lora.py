@@ -18,18 +18,21 @@ class LoRA:
 
     Attributes:
         targets: last names of the Linear modules of the language model; None: all of them.
-        head: an adapter on the output head too, as the released InternLM2 models (8B, 26B) have.
+        head: an adapter on the output head too; None: where the released training has one, which is on InternLM2
+            (8B, 26B), as that calls its head `output` and the exception is made for `lm_head`.
     """
 
     rank: int = 128
     alpha: int = 256
     dropout: float = 0.05
     targets: tuple[str, ...] | None = None
-    head: bool = False
+    head: bool | None = None
 
 
-def add_lora(model: nn.Module, lora: LoRA) -> nn.Module:
+def add_lora(model: nn.Module, lora: LoRA, head: bool = False) -> nn.Module:
     """Put adapters into an InternVL model in place; its own weights are frozen by this.
+
+    `head` is what `lora.head` None means.
 
     Raises:
         ValueError: a target that names no Linear module of the language model.
@@ -42,7 +45,8 @@ def add_lora(model: nn.Module, lora: LoRA) -> nn.Module:
     targets = found if lora.targets is None else list(lora.targets)
     if absent := [target for target in targets if target not in found]:
         raise ValueError(f"lora.targets {absent} match nothing in the language model; it has {', '.join(found)}")
-    pattern = rf"{LANGUAGE}\.({'|'.join(map(re.escape, targets))})" + ("|lm_head" if lora.head else "")
+    head = head if lora.head is None else lora.head
+    pattern = rf"{LANGUAGE}\.({'|'.join(map(re.escape, targets))})" + ("|lm_head" if head else "")
     config = LoraConfig(
         r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=pattern, bias="none"
     )

@@ -64,7 +64,7 @@ class MLLM(nn.Module):
         if weights is not None:
             self.load_beside(weights, self.model, "prompter.mllm.model.")
         if lora is not None:
-            add_lora(self.model, lora)
+            add_lora(self.model, lora, head=size.language.family == "internlm2")
         train_whole(self.model, train_vision, train_language)
         if weights is not None:
             mark_frozen(self.model, str(weights))

@@ -16,7 +16,14 @@ from rvos_lightning.systems.sa2va.frames import Sampling, shown
 from rvos_lightning.systems.sa2va.lora import LoRA
 from rvos_lightning.systems.sa2va.mllm import MLLM, Answer
 from rvos_lightning.systems.sa2va.outputs import SpokenPrompt
-from rvos_lightning.systems.sa2va.sizes import RELEASED, MLLMSize, Released, load_tokenizer
+from rvos_lightning.systems.sa2va.sizes import (
+    RELEASED,
+    MLLMSize,
+    Released,
+    has_tokenizer,
+    load_tokenizer,
+    stated_template,
+)
 from rvos_lightning.systems.sa2va.start import start_near
 from rvos_lightning.systems.sa2va.teaching import prepare_lesson
 from rvos_lightning.systems.sa2va.tiling import normalise_frames, resize_frames, tile_image
@@ -34,12 +41,13 @@ class MLLMPrompter(Prompter):
 
     Args:
         size: a released size, or own widths and depths.
-        tokenizer: folder, tokenizer.json or tokenizer.model with [SEG]; None: the shipped one for MovingShapes.
-        template: the checkpoint's `template` field.
+        tokenizer: folder, tokenizer.json or tokenizer.model with [SEG]; None: that of `weights`, or without weights the
+            shipped one for MovingShapes.
+        template: the checkpoint's `template` field; None: what `weights`' config.json says, else the size's.
         frames: frames shown in inference where the data gives no context frames.
         sampling: which ones.
         prompt_dim: width of the segmenter's prompt tokens.
-        lora: adapters on the language model; None: none.
+        lora: adapters on the language model, as published; None: none.
         train_vision: train the vision tower.
         train_language: train the language model's own weights.
         weights: folder made by `rvos convert sa2va`, read before adapters are added.
@@ -71,11 +79,11 @@ class MLLMPrompter(Prompter):
         self,
         size: Released | MLLMSize = "4b",
         tokenizer: Path | None = None,
-        template: str = "qwen_chat",
+        template: str | None = None,
         frames: int = 5,
         sampling: Sampling = "uniform",
         prompt_dim: int = 256,
-        lora: LoRA | None = None,
+        lora: LoRA | None = LoRA(),  # noqa: B008 (frozen)
         train_vision: bool = False,
         train_language: bool = False,
         weights: Path | None = None,
@@ -91,12 +99,13 @@ class MLLMPrompter(Prompter):
         ask_at_once: int = 16,
         attention: str = "sdpa",
         resample: Literal["torch", "pillow"] = "torch",
-        checkpointing: bool = False,
+        checkpointing: bool = True,
         start: Literal["published", "near"] = "published",
     ) -> None:
         super().__init__()
         self.size = RELEASED[size] if isinstance(size, str) else size
-        self.tokenizer: Any = load_tokenizer(tokenizer or SHAPES_TOKENIZER)
+        self.tokenizer: Any = load_tokenizer(tokenizer or (weights if has_tokenizer(weights) else SHAPES_TOKENIZER))
+        template = template or stated_template(weights) or self.size.template
         self.chat = talk.template(template, legacy_instruction_override)
         self.frames, self.sampling, self.prompt = frames, sampling, prompt
         self.questions, self.answers, self.absent_answer = tuple(questions), tuple(answers), absent_answer

@@ -1,8 +1,11 @@
 """Sizes of the language models: the four released ones, any other, and their transformers configurations."""
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from rvos_lightning.systems.sa2va.conversation import TemplateName
 
 if TYPE_CHECKING:
     from transformers import InternVLConfig
@@ -52,18 +55,19 @@ class LanguageSize:
 
 @dataclass(frozen=True)
 class MLLMSize:
-    """Vision tower and language model."""
+    """Vision tower and language model, and the chat template it is trained with."""
 
     vision: VisionSize = field(default_factory=VisionSize)
     language: LanguageSize = field(default_factory=LanguageSize)
+    template: TemplateName = "qwen_chat"
 
 
 _VIT_6B = VisionSize(45, 3200, 25, 12800, big=True)
-RELEASED: dict[str, MLLMSize] = {  # sizes of the published checkpoints
+RELEASED: dict[str, MLLMSize] = {  # of the published checkpoints; templates of the released training configurations
     "1b": MLLMSize(),
-    "4b": MLLMSize(language=LanguageSize("qwen2", 36, 2048, 11008, 16, 2)),
-    "8b": MLLMSize(language=LanguageSize("internlm2", 32, 4096, 14336, 32, 8, 92558, 1e-5)),
-    "26b": MLLMSize(_VIT_6B, LanguageSize("internlm2", 48, 6144, 16384, 48, 8, 92558, 1e-5)),
+    "4b": MLLMSize(language=LanguageSize("qwen2", 36, 2048, 11008, 16, 2), template="phi3_chat"),
+    "8b": MLLMSize(VisionSize(), LanguageSize("internlm2", 32, 4096, 14336, 32, 8, 92558, 1e-5), "internlm2_chat"),
+    "26b": MLLMSize(_VIT_6B, LanguageSize("internlm2", 48, 6144, 16384, 48, 8, 92558, 1e-5), "internlm2_chat"),
 }
 
 
@@ -163,6 +167,24 @@ def size_of_release(config: dict[str, Any]) -> MLLMSize:
         ),
         language,
     )
+
+
+def stated_template(folder: Path | None) -> str | None:
+    """The chat template that a checkpoint folder's config.json names; None where it names none that is known.
+
+    InternVL2.5's own folders name one that Sa2VA does not use.
+    """
+    path = None if folder is None else Path(folder) / "config.json"
+    if path is None or not path.is_file():
+        return None
+    stated = json.loads(path.read_text()).get("template")
+    stated = stated.replace("-", "_") if isinstance(stated, str) else None
+    return stated if stated in get_args(TemplateName) else None
+
+
+def has_tokenizer(folder: Path | None) -> bool:
+    """Whether a checkpoint folder brings its tokenizer along."""
+    return folder is not None and any((Path(folder) / f"tokenizer.{end}").is_file() for end in ("json", "model"))
 
 
 def load_tokenizer(path: Path) -> Any:

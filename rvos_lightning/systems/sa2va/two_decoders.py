@@ -13,10 +13,22 @@ from torch.nn import functional as F
 
 from rvos_lightning.core.seams import Decoded
 from rvos_lightning.parts.segmenters.sam2 import Sam2
+from rvos_lightning.parts.segmenters.sam2_build import Variant
 from rvos_lightning.parts.weights import freeze, mark_reproducible
 from rvos_lightning.systems.sa2va.tiling import Normalisation, normalise, resize_frames
 
 Role = Literal["finetuned", "original"]
+# What the published training changes: the mask decoder, less the heads that no loss reaches.
+FINETUNED_PARTS = (
+    "sam_mask_decoder.transformer",
+    "sam_mask_decoder.output_upscaling",
+    "sam_mask_decoder.output_hypernetworks_mlps",
+    "sam_mask_decoder.conv_s0",
+    "sam_mask_decoder.conv_s1",
+    "sam_mask_decoder.mask_tokens",
+    "sam_mask_decoder.iou_token",
+    "sam_mask_decoder.obj_score_token",
+)
 
 
 @dataclass
@@ -35,6 +47,8 @@ class TwoDecoderSam2(Sam2):
     """Sa2VA's grounding encoder: frozen SAM 2.0, a mask decoder that is finetuned, and its original beside it.
 
     Args:
+        variant: published with SAM 2.0 large.
+        trainable: see `Sam2`; published: the first mask decoder.
         train_original: train the second decoder and all memory modules too (a tracker made from nothing).
         half_positions: compute the dense position code in bfloat16, as training and the released inference do.
         normalisation: `train` is exact; `video` and `image` round as the released chat code does.
@@ -45,14 +59,16 @@ class TwoDecoderSam2(Sam2):
 
     def __init__(
         self,
+        variant: Variant = "hiera_l",
+        trainable: Sequence[str] = FINETUNED_PARTS,
         train_original: bool = False,
-        half_positions: bool = False,
+        half_positions: bool = True,
         normalisation: Normalisation = "train",
         resample: Literal["torch", "pillow"] = "torch",
         second_decoder: bool = True,
         **options: Any,
     ) -> None:
-        super().__init__(multimask=True, fit="stretch", **options)
+        super().__init__(variant, trainable=trainable, multimask=True, fit="stretch", **options)
         if options.get("weights") is None:  # no loss reaches this head: at random it would mix the three masks
             for parameter in self.sam_mask_decoder.iou_prediction_head.layers[-1].parameters():
                 nn.init.zeros_(parameter)

@@ -83,7 +83,7 @@ class PromptMemory(Memory):
         corrections_condition: bool = True,
         max_corrections: int = 16,
         prompts: int = 3,
-        fill_holes: int = 0,
+        fill_holes: int = 8,
         aligned: bool = False,
     ):
         super().__init__()
