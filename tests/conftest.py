@@ -37,3 +37,11 @@ def run(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr("sys.argv", ["rvos_lightning"])
     return call
+
+
+def pytest_sessionfinish() -> None:
+    """End the fork server, if a test has started it."""
+    import sys
+
+    if "launch" in sys.modules:
+        sys.modules["launch"].SERVER.close()

@@ -1,17 +1,14 @@
 """Two gloo processes: the same training, the same scores, one folder, and no silent hang."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from launch import DDP, ROOT, SMALL, checkpoint, end, environment, run, start
 
 from rvos_lightning.parts.weights import save
-
-sys.path.insert(0, os.path.join(os.path.dirname(__file__), "drills"))
-from launch import DDP, ROOT, SMALL, checkpoint, command, end, environment, run
 
 TINY = ["-c", "configs/tiny.yaml", *SMALL, "--model.scheduler.warmup", "2", "--trainer.max_steps", "6"]
 DOUBLE = ["--trainer.precision", "64-true"]  # sums in another order differ by 1e-15: whatever is more is a mistake
@@ -61,7 +58,7 @@ def evaluation(flags: list[str]) -> list[str]:
 def test_processes_share_one_folder(tmp_path):
     """Without a configured folder each process would claim one of its own."""
     env = environment() | {"PYTHONPATH": str(ROOT)}
-    words = [*command("fit", *TINY, *DDP, "--trainer.max_steps", "1")]
+    words = [sys.executable, "-m", "rvos_lightning", "fit", *TINY, *DDP, "--trainer.max_steps", "1"]  # two real starts
     words = [str(ROOT / word) if word.startswith("configs/") else word for word in words]
     done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -81,9 +78,9 @@ def test_a_stuck_rank_is_named_and_the_run_ends(tmp_path):
     overlay = ["-c", "configs/trainer/ddp.yaml", "--trainer.devices", "2", "--trainer.strategy.timeout", "0:00:20"]
     watch = ["--callbacks.watch", "callbacks.StuckRank", "--callbacks.watch.quiet", "4"]
     stall = ["--callbacks.stall", "stall.Stall", "--callbacks.stall.step", "3", "--callbacks.stall.rank", "1"]
-    words = command("fit", *TINY[:2], *overlay, *TINY[2:], *watch, *stall, "--trainer.default_root_dir", tmp_path)
+    words = ["fit", *TINY[:2], *overlay, *TINY[2:], *watch, *stall, "--trainer.default_root_dir", tmp_path]
     with log.open("w") as out:
-        process = subprocess.Popen(words, cwd=ROOT, env=environment(), stdout=out, stderr=out, start_new_session=True)
+        process = start(*words, log=out)
     try:
         assert process.wait(timeout=180) != 0
     finally:

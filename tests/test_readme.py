@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from launch import python
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
@@ -73,10 +74,7 @@ def test_command_runs(line, run, trained, tmp_path, monkeypatch):
 
 
 def run_other(words, folder):
-    import sys
-
     words = [str(folder / word) if word.startswith("shapes_as") else word for word in words]
-    done = subprocess.run(
-        [sys.executable, "-m", "rvos_lightning", *words], cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
+    command = [python(), "-m", "rvos_lightning", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -1,11 +1,6 @@
 """A run that was cut by SIGKILL and continued ends with the weights of one that was not, to the bit."""
 
-import os
-import sys
-
 import pytest
-
-sys.path.insert(0, os.path.join(os.path.dirname(__file__), "drills"))
 from launch import DDP, SMALL, checkpoint, differing, run
 
 TINY = ["fit", "-c", "configs/tiny.yaml", *SMALL, "--model.scheduler.warmup", "2"]

@@ -7,14 +7,17 @@ only tests have.
 
 import os
 import subprocess
+<<<<<<< HEAD
 import sys
 from collections.abc import Callable
 from functools import cache
+=======
+>>>>>>> 5da7d1a (Tests' processes are forked from a server that has imported the libraries)
 from pathlib import Path
 
 import pytest
 import torch
-from launch import ROOT, environment
+from launch import ROOT, environment, python
 from launch import run as run_apart
 from safetensors.torch import load_file
 
@@ -56,7 +59,7 @@ def operator():
     """DeepSpeed's one small C++ operator, built before two processes ask for it at once."""
     code = "from deepspeed.accelerator import get_accelerator as a; a().create_op_builder('ShareMemCommBuilder').load()"
     env = environment(DS_ACCELERATOR="cpu")
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], env=env, capture_output=True, timeout=900)
+    done = subprocess.run([python(), "-W", "ignore", "-c", code], env=env, capture_output=True, timeout=900)
     assert done.returncode == 0, done.stderr.decode()[-3000:]
 
 

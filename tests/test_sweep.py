@@ -4,11 +4,10 @@ import csv
 import os
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from launch import SMALL, environment
+from launch import SMALL, environment, python
 
 from rvos_lightning.run.sweep import expand, main
 
@@ -20,7 +19,7 @@ SHOWN = ["--callbacks.scores", "callbacks.Scores"]
 def script(root: Path, *words: object, **env: str) -> subprocess.CompletedProcess:
     """`bash slurm/array.sbatch WORDS`, this Python in it."""
     command = ["bash", "slurm/array.sbatch", *map(str, words)]
-    surroundings = environment(RVOS_PYTHON=sys.executable, PYTHONWARNINGS="ignore") | env
+    surroundings = environment(RVOS_PYTHON=python(), PYTHONWARNINGS="ignore") | env
     return subprocess.run(command, cwd=root, env=surroundings, capture_output=True, text=True, timeout=120)
 
 
@@ -50,7 +49,7 @@ def test_dry_run_prints_the_command_of_the_line_that_the_index_picks(root, tmp_p
     done = script(root, sweep, "-c", "configs/tiny.yaml", SLURM_ARRAY_TASK_ID="1")
     words = shlex.split(done.stdout)
     assert words[:2] == ["srun", "--kill-on-bad-exit=1"] and "--trainer.default_root_dir" in words
-    assert words[2:10] == [sys.executable, "-m", "rvos_lightning", "fit", "-c", "configs/tiny.yaml",
+    assert words[2:10] == [python(), "-m", "rvos_lightning", "fit", "-c", "configs/tiny.yaml",
                            "--seed_everything", "2"] and words[10:12] == ["--data.path", "a b/*.mp4"]  # fmt: skip
     beyond = script(root, sweep, "-c", "configs/tiny.yaml", SLURM_ARRAY_TASK_ID="2")
     assert beyond.returncode == 2 and "has 2 lines" in beyond.stderr and "--array=0-1" in beyond.stderr

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from launch import python
 from torch.utils.data import DistributedSampler
 
 from rvos_lightning.data.clips import sampler as sampler_module
@@ -95,10 +96,10 @@ def test_resume_from_an_epoch_end_checkpoint(tmp_path: Path, when: str, options:
 
 
 def script(folder: Path, *arguments: int) -> subprocess.CompletedProcess:
-    command = ["timeout", "--kill-after=5", "150", sys.executable, toy_run.__file__, str(folder), *map(str, arguments)]
+    command = ["timeout", "--kill-after=5", "150", python(), toy_run.__file__, str(folder), *map(str, arguments)]
     folder.mkdir(exist_ok=True)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, start_new_session=True)
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 
 @pytest.mark.slow
@@ -137,7 +138,7 @@ def test_uneven_evaluation_on_two_processes(tmp_path: Path, clips: int) -> None:
     code.write_text(EVALUATE.format(here=str(Path(__file__).parent), folder=str(tmp_path), clips=clips))
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
-        ["timeout", "--kill-after=5", "120", sys.executable, str(code)], capture_output=True, text=True, env=environment
+        ["timeout", "--kill-after=5", "120", python(), str(code)], capture_output=True, text=True, env=environment
     )
     assert done.returncode == 0, done.stderr
     shares = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]

@@ -3,11 +3,14 @@
 import os
 import signal
 import subprocess
-import sys
+import tempfile
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
+from fork_server import forked
 
 ROOT = Path(__file__).resolve().parents[2]
 DRILLS = Path(__file__).resolve().parent
@@ -25,9 +28,19 @@ SMALL = [
 DDP = ["--trainer.strategy", "ddp", "--trainer.devices", "2"]
 
 
+SERVER = ExitStack()  # closed at the end of the session (tests/conftest.py)
+
+
+@cache
+def python() -> str:
+    """A program used like `python` whose processes have imported the libraries already (`fork_server.forked`)."""
+    folder = SERVER.enter_context(tempfile.TemporaryDirectory(prefix="rvos_python"))
+    return SERVER.enter_context(forked(Path(folder)))
+
+
 def command(*args: object) -> list[str]:
     """The words of one command line."""
-    return [sys.executable, "-W", "ignore", "-m", "rvos_lightning", *(str(arg) for arg in args)]
+    return [python(), "-W", "ignore", "-m", "rvos_lightning", *(str(arg) for arg in args)]
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -37,11 +50,11 @@ def environment(**more: str) -> dict[str, str]:
     return {**kept, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **more}
 
 
-def start(*args: object, **env: str) -> subprocess.Popen:
-    """Start the command line as the head of a process group of its own."""
+def start(*args: object, log: IO | None = None, **env: str) -> subprocess.Popen:
+    """Start the command line as the head of a process group of its own; `log` takes what it prints."""
     return subprocess.Popen(
-        command(*args), cwd=ROOT, env=environment(**env), text=True, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        command(*args), cwd=ROOT, env=environment(FORK_OWN_GROUP="1", **env), text=True,
+        stdout=log or subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
 
 

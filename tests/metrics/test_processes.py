@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from launch import python
 from made_masks import chosen, cut, video
 
 from rvos_lightning import metrics
@@ -59,7 +60,7 @@ def test_processes_agree_with_one(world, tmp_path):
     here = Path(__file__)
     root = here.parents[2]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(root), str(here.parent)])}
-    command = [sys.executable, str(here)]
+    command = [python(), str(here)]
     running = [
         subprocess.Popen(
             [*command, str(rank), str(world), str(tmp_path / "meet")],
