@@ -4,7 +4,7 @@ VENV := .venv/bin/python
 JOBS ?= 2
 TYPED := rvos_lightning.parts,rvos_lightning.systems,rvos_lightning.metrics,rvos_lightning.core.network,rvos_lightning.core.inference,callbacks.masks,callbacks.point_masks,callbacks.cme,typecheck.check
 
-.PHONY: setup quickstart test test-types test-matrix slurm test-slurm lint bench
+.PHONY: setup quickstart test test-full test-types test-matrix slurm test-slurm lint bench
 
 setup: .venv/installed
 
@@ -17,8 +17,15 @@ setup: .venv/installed
 quickstart: setup
 	$(VENV) -m rvos_lightning fit -c configs/samwise.yaml
 
+SUITE := $(VENV) -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder --durations=20
+
+# Ten minutes on two cores.
 test: setup
-	$(VENV) -m pytest -n $(JOBS) --dist loadfile
+	$(SUITE)
+
+# The default run and all that it leaves out for time: every recording at full size.
+test-full: setup
+	$(SUITE) -m "not matrix and not slurm"
 
 # The shape annotations of parts, systems, metrics and losses enforced while their tests run.
 test-types: setup

@@ -2,6 +2,9 @@
 
 import logging
 import os
+import shutil
+import sys
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -39,9 +42,37 @@ def run(tmp_path, monkeypatch):
     return call
 
 
-def pytest_sessionfinish() -> None:
-    """End the fork server, if a test has started it."""
-    import sys
+def pytest_configure(config) -> None:
+    """One folder for all processes of the session (see `once.py`)."""
+    if not hasattr(config, "workerinput"):
+        os.environ["RVOS_TEST_SESSION"] = tempfile.mkdtemp(prefix="rvos_tests_")
 
+
+def pytest_sessionfinish(session) -> None:
+    """End the fork server, if a test of this process has started it, and remove the session's folder."""
     if "launch" in sys.modules:
         sys.modules["launch"].SERVER.close()
+    if not hasattr(session.config, "workerinput"):
+        shutil.rmtree(os.environ.pop("RVOS_TEST_SESSION"), ignore_errors=True)
+
+
+# Files that take longest, longest first: started last, one of them would keep a single process busy at the end.
+LONG = (
+    "parity/test_sa2va_masks", "parity/test_sam_i2v", "test_resume", "test_strategies", "parity/test_samwise",
+    "parity/test_sam_encoders", "test_configs", "test_ddp", "test_readme", "test_sweep", "systems/",
+    "data/test_sampler",
+)  # fmt: skip
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items) -> None:
+    """`--dist loadgroup`: tests of one network share a process (`xdist_group`), else those of one file."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(ROOT / "tests"))))
+    items.sort(key=lambda item: rank(str(item.path.relative_to(ROOT / "tests"))))
+
+
+def rank(file: str) -> int:
+    """The place of a file in LONG; the others follow in the order they have."""
+    return next((place for place, start in enumerate(LONG) if file.startswith(start)), len(LONG))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from once import seeded
 
 FOLDER = Path(os.environ.get("RVOS_GOLDEN", Path(__file__).parents[1] / "golden")) / "sa2va"
 README = (FOLDER / "README.md").read_text() if (FOLDER / "README.md").exists() else ""
@@ -65,7 +66,8 @@ def weight(key, shape, scale=0.02):
 
 def weights(shapes, scale=lambda key: 0.02):
     """All weights of an official layout `key -> shape`."""
-    return {key: weight(key, shape, scale(key)) for key, shape in shapes.items()}
+    scales = sorted({scale(key) for key in shapes})
+    return seeded(f"sa2va {scales}", shapes, lambda key, shape: weight(key, shape, scale(key)))
 
 
 def close(actual, expected, atol):

@@ -4,11 +4,12 @@ import math
 import os
 import re
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from once import seeded
 from safetensors import safe_open
 from torch import Tensor, nn
 
@@ -63,19 +64,18 @@ def _factor(key: str, shape: Sequence[int]) -> float:
     return 50 if key.endswith(_FIFTY) else 10 if key.endswith(_TEN) else 1
 
 
-def official_state(names: Mapping[str, str], module: nn.Module, sharp: bool) -> dict[str, Tensor]:
-    """Recorded values for a module's state dict; `names` maps its keys to official ones."""
+def drawn(shapes: Mapping[str, Sequence[int]], sharp: bool) -> dict[str, Tensor]:
+    """Recorded weights by official key, drawn once a session; plain and sharp ones are the same numbers, scaled."""
+    plain = seeded("sam_i2v", shapes, lambda key, shape: weight(key, shape, False))
+    return {k: v * np.float32(_factor(k, v.shape)).item() for k, v in plain.items()} if sharp else plain
+
+
+def fill(module: nn.Module, names: Mapping[str, str], sharp: bool) -> None:
+    """Give a module its recorded weights; `names` maps the keys of its state to official ones."""
     state = module.state_dict()
-    return {
-        key: weight(names[key], value.shape, sharp) if value.is_floating_point() else value
-        for key, value in state.items()
-        if key in names
-    }
-
-
-def own_names(official: Iterable[str], rename: Mapping[str, str]) -> dict[str, str]:
-    """Our key -> official key."""
-    return {rename[key]: key for key in official if key in rename}
+    floating = {key: value.shape for key, value in state.items() if value.is_floating_point()}
+    values = drawn({names[key]: shape for key, shape in floating.items()}, sharp)
+    module.load_state_dict({key: values[names[key]] if key in floating else value for key, value in state.items()})
 
 
 class Recording(dict):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from once import seeded
 from safetensors import safe_open
 from torch import nn
 
@@ -69,7 +70,9 @@ def seed(parts: nn.Module, rule: str, bias_delta: dict | None = None, prefix: st
     own = {prefix + key: value for key, value in parts.state_dict().items()}
     official, unknown = to_official(own)
     assert not unknown, unknown[:3]
-    drawn = {key: weight(key, value, rule) for key, value in official.items()}
+    shapes = {key: value.shape for key, value in official.items() if value.is_floating_point()}
+    kept = {key: value for key, value in official.items() if key not in shapes}
+    drawn = kept | seeded(f"samwise {rule}", shapes, lambda key, shape: weight(key, torch.empty(shape), rule))
     for key, delta in (bias_delta or {}).items():
         drawn[key] = drawn[key] + torch.tensor(delta)
     state = convert(drawn, KEY_MAP, own)

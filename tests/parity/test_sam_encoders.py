@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from rvos_lightning.parts.segmenters.sam import Sam
 from rvos_lightning.parts.segmenters.sam_keys import key_map, tiny_vit_rules
 from rvos_lightning.parts.weights import KeyMap
-from tests.parity.sam_i2v_rule import Recording, given, recordings, weight
+from tests.parity.sam_i2v_rule import Recording, fill, given, recordings
 
 VARIANTS = {"sam_vit_b": "sam_b", "i2v_trunk": "tiny_sam"}
 
@@ -19,11 +19,7 @@ def load(sam: Sam, recording: Recording) -> None:
     trunk = recording.name == "encoder_i2v_trunk"
     rules = KeyMap(tiny_vit_rules("image_encoder.trunk_image.")) if trunk else key_map(sam.family)
     back = names_of(rules, sam, "image_encoder.trunk_image." if trunk else "image_encoder.")
-    state = sam.encoder.state_dict()
-    for key, value in state.items():
-        if value.is_floating_point():
-            state[key] = weight(back[f"encoder.{key}"], value.shape, recording.sharp)
-    sam.encoder.load_state_dict(state)
+    fill(sam.encoder, {name.removeprefix("encoder."): key for name, key in back.items()}, recording.sharp)
 
 
 def names_of(rules: KeyMap, sam: Sam, start: str) -> dict[str, str]:

@@ -13,7 +13,9 @@ from rvos_lightning.systems.sam_i2v import official, rope_attention
 from rvos_lightning.systems.sam_i2v.head_step import Asked, head_step, mask_as_output, stability, stable_single
 from rvos_lightning.systems.sam_i2v.memory_bank import FrameMemory, TrackState, gather_tokens
 from rvos_lightning.systems.sam_i2v.memory_selector import MemorySelector
-from tests.parity.sam_i2v_rule import Recording, ellipse, given, recordings, weight
+from tests.parity.sam_i2v_rule import Recording, ellipse, fill, given, recordings
+
+pytestmark = pytest.mark.xdist_group("sam_i2v")
 
 
 @lru_cache(maxsize=2)
@@ -21,10 +23,7 @@ def network(sharp: bool) -> PromptedSegmenter:
     """The released configuration with the recordings' weights."""
     model = official.build().eval()
     model.memory.fill_holes = 0  # recorded without the extension that fills them
-    state = model.state_dict()
-    names = official.official_names(state)
-    filled = {k: weight(names[k], v.shape, sharp) if v.is_floating_point() else v for k, v in state.items()}
-    model.load_state_dict(filled)
+    fill(model, official.official_names(model.state_dict()), sharp)
     return model
 
 

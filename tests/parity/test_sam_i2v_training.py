@@ -11,7 +11,9 @@ from callbacks.structure import StructureLoss
 from rvos_lightning.core.network import PromptedSegmenter
 from rvos_lightning.core.types import Batch, Clip, ClipMeta, Targets, User, UserPrompt
 from rvos_lightning.systems.sam_i2v import official
-from tests.parity.sam_i2v_rule import Recording, ellipse, given, recordings, weight
+from tests.parity.sam_i2v_rule import Recording, ellipse, fill, given, recordings
+
+pytestmark = pytest.mark.xdist_group("sam_i2v")
 
 MEAN, STD = torch.tensor((0.485, 0.456, 0.406)).view(3, 1, 1), torch.tensor((0.229, 0.224, 0.225)).view(3, 1, 1)
 
@@ -46,11 +48,7 @@ class Replay(User):
 def network() -> PromptedSegmenter:
     """Sharp weights, the object score's bias raised, no dropout, training mode."""
     model = official.build()
-    state = model.state_dict()
-    names = official.official_names(state)
-    model.load_state_dict(
-        {k: weight(names[k], v.shape, True) if v.is_floating_point() else v for k, v in state.items()}
-    )
+    fill(model, official.official_names(model.state_dict()), sharp=True)
     with torch.no_grad():
         model.segmenter.mask_decoder.pred_obj_score_head.layers[2].bias.fill_(1)
     for module in model.modules():
@@ -61,7 +59,6 @@ def network() -> PromptedSegmenter:
     return model.train()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("path", recordings("train_*"), ids=lambda path: path.stem)
 def test_training_step(path: Path) -> None:
     recording = Recording(path)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from once import one_full_size
 from torch import Tensor
 from torch.nn import functional
 
@@ -16,6 +17,7 @@ from tests.parity.sam_i2v_rule import Recording, ellipse, given, recordings
 from tests.parity.test_sam_i2v import network
 from tests.parity.test_sam_i2v_training import MEAN, STD
 
+pytestmark = pytest.mark.xdist_group("sam_i2v")
 SIZE = (270, 480)
 
 
@@ -77,8 +79,15 @@ def model(path: Path) -> PromptedSegmenter:
     found.memory.selector = MemorySelector()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("path", recordings("e2e_click*"), ids=lambda path: path.stem)
+VIDEOS = one_full_size(recordings("e2e_*"), chosen=lambda path: (not Recording(path).sharp, path.stat().st_size))
+
+
+def videos(kind: str) -> pytest.MarkDecorator:
+    """The end-to-end recordings of a kind; all but the smallest of all kinds are slow."""
+    return pytest.mark.parametrize("path", [param for param in VIDEOS if param.id.startswith(kind)])
+
+
+@videos("e2e_click")
 def test_click_track_correct(path: Path, model: PromptedSegmenter) -> None:
     recording = Recording(path)
     with torch.inference_mode():
@@ -91,8 +100,7 @@ def test_click_track_correct(path: Path, model: PromptedSegmenter) -> None:
         run_pass(recording, "correct", video, keep=frozenset({3}))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("path", recordings("e2e_two_objects*"), ids=lambda path: path.stem)
+@videos("e2e_two_objects")
 def test_two_objects(path: Path, model: PromptedSegmenter) -> None:
     recording = Recording(path)
     with torch.inference_mode():

@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 import torch.nn.functional as F
+from once import one_full_size
 from samwise_recordings import FOLDER, RESULTS, Recording, clip_of, draw, files, network, normal, roberta, seed
 from samwise_run import Watched
 from torch import nn
@@ -22,6 +23,7 @@ from rvos_lightning.systems.samwise.motion_prompter import MotionPrompter
 from rvos_lightning.systems.samwise.official import to_official
 from rvos_lightning.systems.samwise.outputs import SwitchedPrediction
 
+pytestmark = pytest.mark.xdist_group("samwise")
 FEATURES = {"A": {"atol": 2e-5}, "B": {"atol": 2e-4, "rtol": 1e-4}}
 MASKS = {"A": {"atol": 1e-6}, "B": {"atol": 2e-4, "rtol": 1e-4}}
 
@@ -293,8 +295,7 @@ def test_video(path):
     compare_video(path)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("path", LARGE, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", one_full_size(LARGE))
 def test_video_at_full_size(path):
     compare_video(path)
 
