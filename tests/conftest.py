@@ -60,7 +60,7 @@ def pytest_sessionfinish(session) -> None:
 LONG = (
     "parity/test_sa2va_masks", "parity/test_sam_i2v", "test_resume", "test_strategies", "parity/test_samwise",
     "parity/test_sam_encoders", "test_configs", "test_ddp", "test_readme", "test_sweep", "systems/",
-    "data/test_sampler",
+    "data/test_sampler", "test_choosing",
 )  # fmt: skip
 
 

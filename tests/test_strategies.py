@@ -1,18 +1,14 @@
 """Every system under every strategy on two CPU processes: runs, saves, resumes to the bit, converts to one file.
 
-Systems are the YAML files found in configs/, and the test network that chooses with the targets before it refines. A
-core of pairs always runs, the others are marked matrix (`make test-matrix`). DeepSpeed runs through a subclass that
+Systems are the YAML files found in configs/, and the test network that chooses with the targets before it refines. That
+network runs under one strategy of each kind by default; other pairs are marked slow (`make test-full`) or matrix. DeepSpeed runs through a subclass that
 only tests have.
 """
 
 import os
 import subprocess
-<<<<<<< HEAD
-import sys
 from collections.abc import Callable
 from functools import cache
-=======
->>>>>>> 5da7d1a (Tests' processes are forked from a server that has imported the libraries)
 from pathlib import Path
 
 import pytest
@@ -36,7 +32,7 @@ STRATEGIES = {  # name -> overlays in configs/trainer/
     "deepspeed3-bf16": ["deepspeed3", "bf16"],
 }
 SMALL = ("tiny", "choosing")  # what they learn is compared with one process
-CORE = [(system, strategy) for system in SMALL for strategy in ("ddp", "fsdp2", "deepspeed3")]
+KINDS = ("ddp", "fsdp2", "deepspeed3")  # one of each for the network that asks most of them; tiny is in test_ddp, too
 DEEP = ["--trainer.strategy.class_path", "cpu_deepspeed.CPUDeepSpeed"]
 FEW = [
     "--data", "rvos_lightning.data.MovingShapes", "--data.batch_size", "1", "--data.train_clips", "16",
@@ -47,11 +43,16 @@ FEW = [
     "--callbacks.scores", "null", "--callbacks.last.every_n_steps", "2",
 ]  # fmt: skip
 SMOOTH = ["--model.optimizer.eps", "0.01", "--model.scheduler.warmup", "0"]  # Adam does not blow rounding errors up
-PAIRS = [
-    pytest.param(system, strategy, marks=() if (system, strategy) in CORE else pytest.mark.matrix)
-    for system in FILES
-    for strategy in STRATEGIES
-]
+
+
+def marks(system, strategy):
+    """What runs by default, in `make test-full` and in `make test-matrix`."""
+    if system in SMALL and strategy in KINDS:
+        return () if system == "choosing" else pytest.mark.slow
+    return pytest.mark.matrix
+
+
+PAIRS = [pytest.param(system, strategy, marks=marks(system, strategy)) for system in FILES for strategy in STRATEGIES]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -102,7 +102,6 @@ def script(folder: Path, *arguments: int) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("workers", "devices"), [(0, 1), (2, 1), (0, 2), (2, 2)])
 def test_killed_and_resumed_equals_never_killed(tmp_path: Path, workers: int, devices: int) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
@@ -129,7 +128,6 @@ json.dump([toy.evaluated, toy.total], open({folder!r} + f"/rank{{run.global_rank
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("clips", [1, 3])
 def test_uneven_evaluation_on_two_processes(tmp_path: Path, clips: int) -> None:
     import json
