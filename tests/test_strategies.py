@@ -1,8 +1,8 @@
 """Every system under every strategy on two CPU processes: runs, saves, resumes to the bit, converts to one file.
 
-Systems are the YAML files found in configs/, and the test network that chooses with the targets before it refines. That
-network runs under one strategy of each kind by default; other pairs are marked slow (`make test-full`) or matrix. DeepSpeed runs through a subclass that
-only tests have.
+Systems are the YAML files found in configs/, and the test network that chooses with the targets before it refines: it
+runs under one strategy of each kind by default, other pairs are marked slow (`make test-full`) or matrix (`make
+test-matrix`). DeepSpeed runs through a subclass that only tests have.
 """
 
 import os
