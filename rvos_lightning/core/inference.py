@@ -41,22 +41,22 @@ def segment_video(network: Network, batch: Batch, window: int) -> Iterator[Segme
 
 def segmented(prediction: Prediction, clip: Clip, targets: Targets | None) -> SegmentedWindow:
     """A network's answer as masks of the targets' size, or of the original video's where there are none."""
-    masks = at_target_size(prediction.mask_logits, clip, targets) > 0
+    masks = at_target_size(prediction.mask_logits, clip, targets, prediction.covers) > 0
     window = SegmentedWindow(masks, targets, clip.meta, clip, prediction, scores=prediction.scores)
     if prediction.no_target_logits is not None:
         window.no_target = prediction.no_target_logits > 0
     if prediction.proposal_logits is not None:
-        every = [at_target_size(logits, clip, targets) > 0 for logits in prediction.proposal_logits.unbind(2)]
+        every = [at_target_size(logits, clip, targets, prediction.covers) > 0 for logits in prediction.proposal_logits.unbind(2)]
         window.proposals = torch.stack(every, dim=2)
     return window
 
 
 def at_target_size(
-    logits: Float[Tensor, "batch time h w"], clip: Clip, targets: Targets | None
+    logits: Float[Tensor, "batch time h w"], clip: Clip, targets: Targets | None, covers: str = "frame"
 ) -> Float[Tensor, "batch time height width"]:
-    """Logits resized to the targets, or to the original video where there are none."""
+    """Logits, which cover the padded frame or the picture, at the targets' size or else at the original video's."""
     size = clip.meta[0].original_size if targets is None else tuple(targets.masks.shape[-2:])
-    padded = tuple(clip.frames.shape[-2:])
+    padded = tuple(clip.frames.shape[-2:]) if covers == "frame" else None
     sizes = [meta.size for meta in clip.meta]
     return resize_logits(logits, padded, sizes, size)
 

@@ -8,7 +8,7 @@ counts items (an expression or an object of some video); `Clip.video` says which
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
@@ -105,6 +105,7 @@ class ClipMeta:
         source: name of the data set the item comes from.
         subsets: named subsets the item belongs to, scored apart.
         facts: what protocols ask for besides (annotator, object, category, ...).
+        objects: ids of the objects it means; None where hidden.
         no_target: the expression means nothing in this video, and the data set says so; scored apart as "no_target".
     """
 
@@ -118,6 +119,7 @@ class ClipMeta:
     subsets: tuple[str, ...] = ()
     facts: Facts = Facts()
     no_target: bool = False
+    objects: tuple[int | str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -206,11 +208,13 @@ class Targets(_Movable):
     """Ground truth, never shown to a network.
 
     Attributes:
-        masks: True on the referred object, at frame size in training and at original size in evaluation.
+        masks: True on the referred object(s), at frame size in training and at original size in evaluation.
         annotated: False on padded or unlabelled frames: no loss, no score.
         void: pixels nobody is scored on (255 in DAVIS).
         foreground: all objects of the frame (ReVOS' robustness divides by it).
         multiplicity: how many annotations of the expression cover a pixel (ReVOS' official arithmetic sums them).
+        instances: the objects of every item one by one, where the data module separates them (training only).
+        instance_item: which item of the batch each of them belongs to.
     """
 
     masks: Bool[Tensor, "batch time height width"] | LazyTensor
@@ -218,10 +222,12 @@ class Targets(_Movable):
     void: Bool[Tensor, "batch time height width"] | LazyTensor | None = None
     foreground: Bool[Tensor, "batch time height width"] | LazyTensor | None = None
     multiplicity: UInt8[Tensor, "batch time height width"] | LazyTensor | None = None
+    instances: Bool[Tensor, "instances time height width"] | None = None
+    instance_item: Int[Tensor, "instances"] | None = None
 
     def window(self, start: int, stop: int) -> "Targets":
-        """The frames `start` to `stop` (exclusive), read into memory."""
-        every = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        """The frames `start` to `stop` (exclusive), read into memory, without single objects."""
+        every = {e.name: getattr(self, e.name) for e in fields(self) if not e.name.startswith("instance")}
         return Targets(**{name: None if value is None else value[:, start:stop] for name, value in every.items()})
 
 
@@ -281,6 +287,7 @@ class Prediction:
         scores: confidence of each proposal, the higher the better.
         prompt: what was asked, for losses on the prompt itself.
         state: carried to the next window of the same video.
+        covers: what `mask_logits` cover: the padded frame, or each item's picture inside it.
     """
 
     mask_logits: Float[Tensor, "batch time h w"]
@@ -291,6 +298,7 @@ class Prediction:
     no_target_logits: Float[Tensor, "batch"] | None = None
     proposal_logits: Float[Tensor, "batch time proposals h w"] | None = None
     scores: Float[Tensor, "batch time proposals"] | None = None
+    covers: Literal["frame", "picture"] = "frame"
 
 
 @dataclass

@@ -208,6 +208,7 @@ def describe(
         subsets=entry.subsets,
         facts=entry.facts,
         no_target=entry.no_target,
+        objects=entry.objects,
     )
 
 

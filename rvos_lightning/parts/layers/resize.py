@@ -10,7 +10,7 @@ from torch import Tensor
 
 def resize_logits(
     mask_logits: Float[Tensor, "batch time h w"],
-    frame_size: tuple[int, int],
+    frame_size: tuple[int, int] | None,
     picture_sizes: Sequence[tuple[int, int]],
     target_size: tuple[int, int],
 ) -> Float[Tensor, "batch time height width"]:
@@ -18,10 +18,12 @@ def resize_logits(
 
     Args:
         mask_logits: cover the padded frame, at any resolution.
-        frame_size: (height, width) of the padded frame.
+        frame_size: (height, width) of the padded frame; None: the logits cover the picture alone, one step suffices.
         picture_sizes: (height, width) of the picture inside it, one per item.
         target_size: (height, width) to return.
     """
+    if frame_size is None:
+        return _bilinear(mask_logits.float(), target_size)
     full = _bilinear(mask_logits.float(), frame_size)
     if len(set(picture_sizes)) == 1:
         height, width = picture_sizes[0]

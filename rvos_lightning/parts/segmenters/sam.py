@@ -84,7 +84,7 @@ class Sam(Segmenter):
     ):
         super().__init__()
         small = variant == "small"
-        self.variant = variant
+        self.variant, self.weights = variant, weights
         self.image_size = image_size or (64 if small else 1024)
         self.prompt_dim = 64 if small else 256
         self.multimask = multimask

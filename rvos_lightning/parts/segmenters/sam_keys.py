@@ -60,7 +60,7 @@ def _repvit_downsample(index: int, name: str) -> list[Rule]:
     ]
 
 
-_VIT = [
+VIT_RULES = [
     Rule(r"image_encoder\.blocks\.(\d+)\.norm([12])\.(.*)", r"encoder.trunk.layers.\1.layer_norm\2.\3"),
     Rule(r"image_encoder\.blocks\.(.*)", r"encoder.trunk.layers.\1"),
     Rule(r"image_encoder\.patch_embed\.proj\.(.*)", r"encoder.trunk.patch_embed.projection.\1"),
@@ -70,6 +70,7 @@ _VIT = [
     Rule(r"image_encoder\.neck\.3\.(.*)", r"encoder.trunk.neck.layer_norm2.\1"),
     Rule(r"image_encoder\.pos_embed", "encoder.trunk.pos_embed"),
 ]
+"""The encoder of SAM B, L and H."""
 
 HEAD_RULES = [
     Rule(r"mask_decoder\.(.*)\.mlp\.lin1\.(.*)", r"mask_decoder.\1.mlp.layers.0.\2"),
@@ -89,5 +90,5 @@ def key_map(family: str) -> KeyMap:
     """The official layout of an encoder family: tiny_vit, repvit or vit."""
     if family == "tiny_vit":
         return KeyMap([*tiny_vit_rules("image_encoder."), *HEAD_RULES], TINY_VIT_DROP, OCCLUSION_KEYS)
-    encoder = _repvit_rules() if family == "repvit" else _VIT
+    encoder = _repvit_rules() if family == "repvit" else VIT_RULES
     return KeyMap([*encoder, *HEAD_RULES], (), OCCLUSION_KEYS)
