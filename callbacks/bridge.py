@@ -134,8 +134,8 @@ class QueryMatching(Objective):
         points: at which masks are compared.
         oversample: candidates per point among which the least certain are kept.
         importance: share of the points taken among these.
-        ignore: columns of other samples that are no negatives: of the `same_target` (the same objects of the same frame),
-            or, in the sentence term alone, of the `same_category` (as released for RefCOCO).
+        ignore: columns of other samples that are no negatives: of the `same_target` (the same objects of the same
+            frame), or, in the sentence term alone, of the `same_category` (as released for RefCOCO).
     """
 
     def __init__(

@@ -1,5 +1,6 @@
 """Matching, losses, gradients and one optimizer step of SAM + CLIP against recordings of the released code."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -102,21 +103,23 @@ def test_matching(path):
     for preset, start in (("code", ""), ("seed", "seed_preset.")):
         objective = QueryMatching(clip=WEIGHTS[preset][2])
         for out, output in by_name.items():
-
-            def draw(*shape, device=None, out=out, counter=iter(range(99))):
-                return golden.uniform(f"loss.points.match.{out}.{next(counter)}", *shape)
-
-            objective.draw = draw
+            objective.draw = numbered(golden, out)
             costs = objective.costs(output, column, targets)
             golden.check(f"{start}cost_total.{out}", flat(costs, targets.counts), atol=1e-4)
             found = match(costs, targets.counts)
             golden.exact(f"{start}chosen_query.{out}", found.query)
             golden.exact(f"{start}chosen_target.{out}", found.target)
             if preset == "code":
-                draw.__kwdefaults__["counter"] = iter(range(99))
+                objective.draw = numbered(golden, out)
                 for name, value in zip(("bce", "dice"), objective.mask_costs(output, targets), strict=True):
                     golden.check(f"cost_{name}.{out}", flat(value, targets.counts), atol=1e-4)
                 check_points(golden, out, output, found)
+
+
+def numbered(golden, out):
+    """Points of the matching, sample by sample."""
+    counter = itertools.count()
+    return lambda *shape, device=None: golden.uniform(f"loss.points.match.{out}.{next(counter)}", *shape)
 
 
 def flat(costs, counts):
@@ -159,7 +162,7 @@ def test_losses(path, preset):
     if preset == "code":
         for name, (theirs, w) in zip(ours, weights.items(), strict=True):
             recorded = sum(float(golden.arrays[f"loss.{theirs}{suffix}"]) for suffix in SUFFIX.values())
-            assert float(terms[name]) == pytest.approx(w * recorded, rel=1e-5), name
+            assert float(terms[name].detach()) == pytest.approx(w * recorded, rel=1e-5), name
     total = sum(terms.values())
     golden.check(f"total.{preset}", total.reshape(1), atol=1e-5, rtol=1e-5)
     if preset == "code":
@@ -185,19 +188,27 @@ def training_step(path):
     hidden = net.text.finish(net.text.run(net.text.embed(ids, real), real, 0, net.text.depth))
     rows = None if grown else torch.tensor(c["category_rows"])
     texts = net.query(net.word_projection(hidden), real, golden.normal(f"{tag}.t_expr", batch, 768), rows)
+    golden.exact("token_ids", ids)
+    golden.exact("text_mask", real)
     net.train()
     pairs = torch.arange(batch)
     said = net.segment(images, texts, pairs, pairs)
     golden.check("low_res_logits", said.mask_logits[:, None], atol=1e-4)
     said.mask_logits = said.mask_logits[:, None]
-    given = objectives(golden, "code", "train.points", batch)
+    given = objectives(golden, "code", f"{tag}.points", batch)
     given[0] = DecoderMasks(dilute=True)
+    costs, given[1].costs = given[1].costs, lambda *args: seen.append(costs(*args)) or seen[-1]
     if grown:
         golden.check("no_target_logits", said.target_logits, atol=1e-4)
         given.append(NoTarget())
-    data, terms = batch_of(golden, 1024, 1024), {}
+    data, terms, seen = batch_of(golden, 1024, 1024), {}, []
     for objective in given:
         terms |= objective.terms(data, said)
+    counts = [len(own) for own in c["rects"]]
+    for out, found in zip(OUTPUTS, seen, strict=True):
+        golden.check(f"cost_total.{out}", flat(found, counts), atol=5e-3, queries=3)
+        golden.exact(f"chosen_query.{out}", match(found, counts).query)
+        golden.exact(f"chosen_target.{out}", match(found, counts).target)
     return golden, net, terms
 
 
@@ -207,7 +218,7 @@ def test_training_step(path):
     for name, theirs in (("query_class", "loss_ce"), ("query_sentence", "loss_ce_bertcls"), ("query_mask", "loss_mask"),
                          ("query_dice", "loss_dice")):  # fmt: skip
         recorded = sum(float(golden.arrays[f"loss.{theirs}{suffix}"]) for suffix in SUFFIX.values())
-        assert float(terms[name]) == pytest.approx(recorded, rel=1e-4), name
+        assert float(terms[name].detach()) == pytest.approx(recorded, rel=1e-4), name
     for name, theirs in (("mask_bce", "main_mask_bce_loss"), ("mask_dice", "main_mask_dice_loss"),
                          ("no_target", "nt_loss")):  # fmt: skip
         if name in terms:
@@ -227,6 +238,7 @@ def test_training_step(path):
         golden.check(name, own, atol=1e-2 * float(golden.arrays[name].abs().max()))
     if "delta_norms" in golden:
         check_optimizer_step(golden, net)
+    golden.complete("points_used.*", "loss.loss_.*")
 
 
 def official_gradients(net):

@@ -19,6 +19,7 @@ class Preset:
         sizes: small and big things occur among the distractors of `attributes` scenes.
         strength, drift: of the background, see `shapes_render.background`.
         kinds: kind of expression -> weight.
+        moving: False: things stand still and no sentence speaks of motion, so that one picture tells all.
     """
 
     shapes: tuple[str, ...]
@@ -29,6 +30,7 @@ class Preset:
     strength: float
     drift: float
     kinds: dict[str, float]
+    moving: bool = True
 
 
 _AXES = ("left", "right", "up", "down")
@@ -43,12 +45,12 @@ def _one(options: tuple[str, ...], random: np.random.Generator, but: str = "") -
 
 def said(thing: Thing) -> Query:
     """Everything that can be said of a thing by itself."""
-    motion = replace(thing.motion, speed="", when=0.5)
+    motion = None if thing.motion.action == "still" else replace(thing.motion, speed="", when=0.5)
     return Query(shape=thing.shape, colour=thing.colour, size=thing.size, motion=motion)
 
 
 def _steady(preset: Preset, random: np.random.Generator) -> Thing:
-    motion = Motion("steady", _one(preset.directions, random))
+    motion = Motion("steady", _one(preset.directions, random)) if preset.moving else Motion("still")
     return Thing(_one(preset.shapes, random), _one(preset.colours, random), motion=motion)
 
 
@@ -75,7 +77,7 @@ def _crowd(target: Thing, alike: list[Thing], preset: Preset, random: np.random.
 def attributes(preset: Preset, random: np.random.Generator) -> Draft:
     """Shape, colour, direction (and size): each distractor differs in one of them."""
     target = _steady(preset, random)
-    respects = ["shape", "colour", "direction"]
+    respects = ["shape", "colour", "direction"] if preset.moving else ["shape", "colour"]
     if preset.sizes and random.random() < 0.5:
         target = replace(target, size=_one(("small", "big"), random))
         respects.append("size")
@@ -141,7 +143,7 @@ def speed(preset: Preset, random: np.random.Generator) -> Draft:
 def relation(preset: Preset, random: np.random.Generator) -> Draft:
     """Two things alike on either side of a third; all stand or drift together."""
     motion = Motion("still")
-    if random.random() < 0.5:
+    if preset.moving and random.random() < 0.5:
         motion = Motion("steady", _one(preset.directions, random), speed="slow")
     target = Thing(_one(preset.shapes, random), _one(preset.colours, random), motion=motion)
     other = Thing(_one(preset.shapes, random, target.shape), _one(preset.colours, random, target.colour), motion=motion)
@@ -202,10 +204,10 @@ def multi(preset: Preset, random: np.random.Generator) -> Draft:
     """Two or three things share what is said, the others do not."""
     base = _steady(preset, random)
     count = int(random.integers(2, 4))
-    respect = int(random.integers(3))
+    respect = int(random.integers(3 if preset.moving else 2))
     things = []
     for _ in range(count):
-        thing = base if respect == 2 else _vary(base, "direction", preset, random)
+        thing = base if respect == 2 or not preset.moving else _vary(base, "direction", preset, random)
         things.append(_vary(thing, "colour", preset, random) if respect == 1 else thing)
     for i in range(2):
         what = {0: ("shape", "colour"), 1: ("shape", "shape"), 2: ("direction", "colour")}[respect][i]
@@ -224,7 +226,7 @@ def no_target(preset: Preset, random: np.random.Generator) -> Draft:
     scene, queries = attributes(replace(preset, sizes=False), random)
     absent = said(_vary(scene.things[0], "colour", preset, random))
     if random.random() < 0.5:
-        absent = said(_vary(scene.things[0], "direction", preset, random))
+        absent = said(_vary(scene.things[0], "direction" if preset.moving else "shape", preset, random))
     return replace(scene, kind="no_target", target=-1), [absent, *queries]
 
 
@@ -234,6 +236,9 @@ MAKERS: dict[str, Maker] = {
         attributes, size, turn, stop, start, speed, relation, late, tracking_bias, occlusion, multi, no_target,
     )
 }  # fmt: skip
+
+STILL = {"attributes": 0.4, "size": 0.1, "relation": 0.2, "multi": 0.15, "no_target": 0.15}
+"""Kinds that one picture tells."""
 
 _ALL = dict.fromkeys(MAKERS, 0.07) | {"attributes": 0.16, "tracking_bias": 0.1, "multi": 0.1, "no_target": 0.08}
 PRESETS: dict[str, Preset] = {

@@ -20,7 +20,7 @@ from rvos_lightning.core.types import Facts
 from rvos_lightning.data.module import Split, VideoDataModule
 from rvos_lightning.data.reader import DataError, Item, Reader, Video
 from rvos_lightning.data.shapes.grammar import VOCABULARY, Query, resolve, word
-from rvos_lightning.data.shapes.kinds import MAKERS, PRESETS, Preset
+from rvos_lightning.data.shapes.kinds import MAKERS, PRESETS, STILL, Preset
 from rvos_lightning.data.shapes.render import render
 from rvos_lightning.data.shapes.scene import Scene
 
@@ -187,6 +187,8 @@ class MovingShapes(VideoDataModule):
             (every kind of expression; more shapes, colours and directions; busier backgrounds).
         kinds: kind of expression -> weight, instead of the preset's. Kinds: attributes, size, turn, stop, start, speed,
             relation, late, tracking_bias, occlusion, multi, no_target; each is also a named subset in the scores.
+        stills: pictures of things that do not move: kinds attributes, size, relation, multi and no_target, without a
+            word on motion, so that one frame tells all.
         size: side of the square frames, in pixels.
         clip_length: frames in a clip.
         video_length: frames in a video; None: as in a clip.
@@ -203,6 +205,7 @@ class MovingShapes(VideoDataModule):
         self,
         difficulty: Difficulty = "easy",
         kinds: dict[str, float] | None = None,
+        stills: bool = False,
         size: int = 96,
         clip_length: int = 8,
         video_length: int | None = None,
@@ -220,6 +223,8 @@ class MovingShapes(VideoDataModule):
             size=size, clip_length=clip_length, batch_size=batch_size, eval_batch_size=eval_batch_size, **kwargs
         )
         preset = PRESETS[difficulty]
+        if stills:
+            preset = replace(preset, moving=False, kinds=STILL)
         if kinds is not None:
             preset = replace(preset, kinds=dict(kinds))
         self.preset = preset if distractors is None else replace(preset, distractors=distractors)
@@ -231,6 +236,9 @@ class MovingShapes(VideoDataModule):
         """Also refuses kinds of expression that do not exist or have no weight."""
         super().check()
         unknown = sorted(set(self.preset.kinds) - set(MAKERS))
+        moving = sorted(set(self.preset.kinds) - set(STILL)) if not self.preset.moving else []
+        if moving:
+            raise DataError(f"data.kinds: {moving[0]!r} needs motion; with data.stills give some of {', '.join(STILL)}")
         if unknown or not sum(self.preset.kinds.values()) > 0:
             what = f"unknown {unknown[0]!r}" if unknown else "no positive weight"
             raise DataError(f"data.kinds: {what}; give weights for some of {', '.join(MAKERS)}")

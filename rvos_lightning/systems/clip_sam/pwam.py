@@ -1,4 +1,4 @@
-"""Pixel-word attention (PWAM, LAVT: Yang et al. 2022, section 3.2) that mixes CLIP's patches with a sentence's words."""
+"""Pixel-word attention (PWAM, LAVT: Yang et al. 2022, section 3.2) of CLIP's patches and a sentence's words."""
 
 from typing import NamedTuple
 

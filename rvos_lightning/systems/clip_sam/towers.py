@@ -105,9 +105,9 @@ class ClipTower(VisionLanguage):
         if quick != {not plain_gelu}:
             has = "plain GELU" if quick == {False} else "QuickGELU"
             raise ValueError(
-                f"tower: {self.name} computes with {has}; OpenAI's weights need QuickGELU and would load without a word "
-                "and shift every feature. Give a model whose name ends with -quickgelu, or plain_gelu: true for weights "
-                "trained with GELU"
+                f"tower: {self.name} computes with {has}; OpenAI's weights need QuickGELU and would load "
+                "silently and shift every feature. Give a model whose name ends with -quickgelu, or plain_gelu: true "
+                "for weights trained with GELU"
             )
 
     @torch.no_grad()
