@@ -13,6 +13,7 @@ from torch import distributed as dist
 
 from rvos_lightning.core.seams import Objective
 from rvos_lightning.core.types import Batch, ClipMeta, Prediction, Targets
+from rvos_lightning.parts.losses import dice_loss, object_count
 from rvos_lightning.parts.point_matching import Draw, Matches, at_points, match, point_costs, uncertain_points
 from rvos_lightning.systems.clip_sam.outputs import BridgePrediction, QueryOutput
 
@@ -167,7 +168,7 @@ class QueryMatching(Objective):
         known, column = batch.targets.annotated.flatten(), prediction.column
         counts = [count if used else 0 for count, used in zip(targets.counts, known.tolist(), strict=True)]
         targets = targets._replace(counts=counts)
-        number = mean_over_ranks(sum(counts), column.device)
+        number = object_count(float(sum(counts)), column.device)
         same = self._ignored(batch, outputs[-1].sentence_logits.shape[-1])
         sums = dict.fromkeys(("query_class", "query_sentence", "query_mask", "query_dice"), 0.0)
         for output in (outputs[-1], *outputs[:-1]):  # the last first, as released: the order of random numbers
@@ -219,9 +220,7 @@ class QueryMatching(Objective):
         where = uncertain_points(logits, self.points, self.oversample, self.importance, self.draw)
         logits, truth = at_points(logits[:, None], where)[:, 0], at_points(truth, where)[:, 0]
         cross = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(1).sum()
-        probs = logits.sigmoid()
-        dice = 1 - (2 * (probs * truth).sum(1) + 1) / (probs.sum(1) + truth.sum(1) + 1)
-        return cross, dice.sum()
+        return cross, dice_loss(logits, truth).sum()
 
     def class_term(
         self,
@@ -334,15 +333,6 @@ def gathered(values: list) -> tuple[list, int]:
     everyone: list = [None] * dist.get_world_size()
     dist.all_gather_object(everyone, values)
     return [v for part in everyone for v in part], sum(len(part) for part in everyone[: dist.get_rank()])
-
-
-def mean_over_ranks(number: float, device: torch.device) -> Float[Tensor, ""]:
-    """Averaged over processes, at least 1."""
-    count = torch.tensor(float(number), device=device)
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(count)
-        count = count / dist.get_world_size()
-    return count.clamp(min=1)
 
 
 __all__ = ["BridgePrediction", "DecoderMasks", "NoTarget", "QueryMatching"]

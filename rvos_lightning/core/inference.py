@@ -46,7 +46,10 @@ def segmented(prediction: Prediction, clip: Clip, targets: Targets | None) -> Se
     if prediction.no_target_logits is not None:
         window.no_target = prediction.no_target_logits > 0
     if prediction.proposal_logits is not None:
-        every = [at_target_size(logits, clip, targets, prediction.covers) > 0 for logits in prediction.proposal_logits.unbind(2)]
+        every = [
+            at_target_size(logits, clip, targets, prediction.covers) > 0
+            for logits in prediction.proposal_logits.unbind(2)
+        ]
         window.proposals = torch.stack(every, dim=2)
     return window
 

@@ -40,6 +40,8 @@ class VideoDataModule(LightningDataModule, ABC):
         anchor_stride: a training sample for every so manieth frame of each item; None: one random anchor.
         augment: random changes of training clips, in order, after resizing.
         redraw: replace a training clip in which nothing is visible (no-target items stay).
+        separate_objects: training targets also hold the objects of every sentence one by one, for losses that match
+            queries with them; not together with `augment`.
         context_frames: frames from the whole video that go along as `Clip.context`; None for none.
         context: "uniform" over the video, or its "first" frames.
         repeats: how often an epoch goes over the training samples, each time with other clips.
@@ -69,6 +71,7 @@ class VideoDataModule(LightningDataModule, ABC):
         anchor_stride: int | None = None,
         augment: list[Augmentation] | None = None,
         redraw: bool = True,
+        separate_objects: bool = False,
         context_frames: int | None = None,
         context: Literal["uniform", "first"] = "uniform",
         repeats: int = 1,
@@ -98,6 +101,7 @@ class VideoDataModule(LightningDataModule, ABC):
         self.sampling = sampling or Contiguous()
         self.augment, self.redraw, self.shuffle = augment or [], redraw, shuffle
         self.items_per_video_eval, self.in_memory_pixels, self.limit = items_per_video_eval, in_memory_pixels, limit
+        self.separate_objects = separate_objects
         self.simulate_user, self.workers, self.seed = simulate_user, workers, seed
         self.shuffle_expressions = shuffle_expressions
         self._readers: dict[str, Reader | None] = {}
@@ -116,6 +120,8 @@ class VideoDataModule(LightningDataModule, ABC):
         """
         counts = {"batch_size": self.batch_size, "items_per_video": self.items_per_video, "repeats": self.repeats}
         counts |= {"clip_length": self.clip_length, "eval_batch_size": self.eval_batch_size}
+        if self.separate_objects and self.augment:
+            raise DataError("data.separate_objects: augmentation does not change single objects; remove data.augment")
         for name, value in counts.items():
             if value < 1:
                 raise DataError(f"data.{name} is {value}; it must be at least 1")
@@ -141,8 +147,9 @@ class VideoDataModule(LightningDataModule, ABC):
             raise DataError(f"{type(self).__name__} has no training split: choose another data set for fit")
         units = Units(reader, self.limit, self.items_per_video, self.repeat_items, self.anchor_stride)
         return TrainClips(
-            reader, units, self.sampling, self.framing, self.clip_length, self.augment, self.seed, self.redraw
-        )
+            reader, units, self.sampling, self.framing, self.clip_length, self.augment, self.seed, self.redraw,
+            self.separate_objects,
+        )  # fmt: skip
 
     def evaluation_batches(self, split: Split) -> EvaluationBatches | None:
         """Whole videos of a split; None where the data set has none."""

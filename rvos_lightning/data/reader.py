@@ -85,6 +85,11 @@ class Reader(ABC):
     ) -> tuple[Bool[Tensor, "time height width"], Bool[Tensor, "time"]] | None:
         """Union mask of the item's objects, and which of those frames are annotated; None where truth is hidden."""
 
+    def read_instances(self, item: int, positions: Sequence[int]) -> Bool[Tensor, "objects time height width"] | None:
+        """The item's objects one by one; the union as one where a layout does not separate them. None where hidden."""
+        truth = self.read_masks(item, positions)
+        return None if truth is None else truth[0][None]
+
     def visible(self, item: int) -> Bool[Tensor, "frames"] | None:
         """Frames of the item's video on which truth is known to show it, without decoding a mask; None = unknown.
 

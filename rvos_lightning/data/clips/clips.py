@@ -98,6 +98,7 @@ class TrainClips(Dataset):
     Attributes:
         length: frames in a clip.
         redraw: replace a clip in which none of its objects is visible by another (no-target items are kept).
+        separate: also give the objects of every item one by one.
     """
 
     reader: Reader
@@ -108,6 +109,7 @@ class TrainClips(Dataset):
     augment: list[Augmentation] = field(default_factory=list)
     seed: int = 0
     redraw: bool = True
+    separate: bool = False
 
     def __len__(self) -> int:
         return len(self.units)
@@ -159,7 +161,10 @@ class TrainClips(Dataset):
         context = None
         if where_context := self.framing.context_positions(len(self.reader.videos[video].frames)):
             context = resize_frames(self.reader.read_frames(video, where_context), size)
+        objects = [self.reader.read_instances(i, [int(p) for p in unique]) for i in items] if self.separate else None
         return ClipSample(
+            instances=None if objects is None else resize_masks(torch.cat(objects), size)[:, at],
+            instance_item=[i for i, own in enumerate(objects or ()) for _ in own],
             frames=resize_frames(frames, size)[at],
             masks=torch.stack([resize_masks(masks, size) for masks, _ in truths])[:, at],
             annotated=torch.stack([annotated for _, annotated in truths])[:, at],

@@ -1,5 +1,6 @@
 """Clips of different sizes and numbers of items become one `Batch`."""
 
+import itertools
 from dataclasses import replace
 
 import torch
@@ -43,7 +44,7 @@ class Collate:
         size = tuple(max(s.frames.shape[axis] for s in samples) for axis in (-2, -1))
         frames = torch.stack([pad_to(s.frames, size) for s in samples]).float() / 255
         masks = torch.cat([pad_to(s.masks, size) for s in samples])
-        targets = Targets(masks, torch.cat([s.annotated for s in samples]))
+        targets = Targets(masks, torch.cat([s.annotated for s in samples]), **_instances(samples, size))
         meta = [m for s in samples for m in s.meta]
         video = torch.repeat_interleave(torch.arange(len(samples)), torch.tensor([len(s.meta) for s in samples]))
         texts = check_expressions([e for s in samples for e in s.expressions], meta, self.user is not None)
@@ -65,6 +66,9 @@ class Collate:
             if missing:
                 s.frames = torch.cat([s.frames, s.frames[-1:].expand(missing, -1, -1, -1)])
                 s.masks = torch.cat([s.masks, s.masks[:, -1:].expand(-1, missing, -1, -1)], 1)
+                if s.instances is not None:
+                    last = s.instances[:, -1:].expand(-1, missing, -1, -1)
+                    s.instances = torch.cat([s.instances, last], 1)
                 s.annotated = torch.cat([s.annotated, s.annotated.new_zeros(len(s.annotated), missing)], 1)
                 s.meta = [
                     replace(
@@ -73,3 +77,13 @@ class Collate:
                     for m in s.meta
                 ]
         return samples
+
+
+def _instances(samples: list[ClipSample], size: tuple[int, ...]) -> dict[str, torch.Tensor]:
+    """Single objects of all samples and the batch's items they belong to, where every sample has them."""
+    if any(s.instances is None for s in samples):
+        return {}
+    first = [0, *itertools.accumulate(len(s.meta) for s in samples)]
+    owner = [start + item for start, s in zip(first, samples, strict=False) for item in s.instance_item]
+    masks = torch.cat([pad_to(s.instances, size) for s in samples])
+    return {"instances": masks, "instance_item": torch.tensor(owner, dtype=torch.long)}

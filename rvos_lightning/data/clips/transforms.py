@@ -3,7 +3,7 @@
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -32,6 +32,8 @@ class ClipSample:
     meta: list[ClipMeta]
     context: UInt8[Tensor, "few 3 height width"] | None = None
     context_positions: tuple[int, ...] = ()
+    instances: Bool[Tensor, "instances time height width"] | None = None
+    instance_item: list[int] = field(default_factory=list)  # of the sample
     no_target: bool = False  # an item means nothing on purpose: an empty mask is then no reason to redraw
     seed: tuple[int, ...] = (0,)
     batch_seed: tuple[int, ...] = (0,)  # the same for all samples of a batch, on every rank

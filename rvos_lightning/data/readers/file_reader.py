@@ -105,6 +105,17 @@ class FileReader(Reader):
         masks, annotated = self.truth.read(video, wanted, distinct, self.size(wanted.video))
         return (masks, annotated) if back is None else (masks[back], annotated[back])
 
+    def read_instances(self, item: int, positions: Sequence[int]) -> Bool[Tensor, "objects time height width"] | None:
+        """See `Reader.read_instances`."""
+        wanted = self.items[item]
+        if self.truth is None or wanted.objects is None or len(wanted.objects) < 2:
+            return super().read_instances(item, positions)
+        video, size = self.videos[wanted.video], self.size(wanted.video)
+        distinct, back = self._distinct(video, positions)
+        single = (replace(wanted, objects=(each,)) for each in wanted.objects)
+        masks = torch.stack([self.truth.read(video, each, distinct, size)[0] for each in single])
+        return masks if back is None else masks[:, back]
+
     def visible(self, item: int) -> Bool[Tensor, "frames"] | None:
         """See `Reader.visible`."""
         wanted = self.items[item]

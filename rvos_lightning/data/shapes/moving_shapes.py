@@ -174,6 +174,12 @@ class ShapesReader(Reader):
             masks |= labels == thing + 1
         return masks, torch.ones(len(positions), dtype=torch.bool)
 
+    def read_instances(self, item: int, positions: Sequence[int]) -> Bool[Tensor, "objects time height width"]:
+        """See `Reader.read_instances`."""
+        video, number = divmod(item, self.expressions)
+        labels, things = self.read_labels(video, positions), self.story(video).expressions[number][1]
+        return torch.stack([labels == thing + 1 for thing in things]) if things else labels[None, :].bool()[:0]
+
     def item_videos(self) -> Int[np.ndarray, "items"]:
         """Video of every item, without drawing any."""
         return np.repeat(np.arange(self.clips), self.expressions)

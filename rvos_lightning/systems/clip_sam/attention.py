@@ -80,24 +80,6 @@ class FeedForward(nn.Module):
         return self.norm(x + self.linear2(functional.relu(self.linear1(x))))
 
 
-class Mlp(nn.Module):
-    """Linear layers with ReLU between them.
-
-    Args:
-        sizes: channels, from input to output.
-    """
-
-    def __init__(self, *sizes: int) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
-
-    def forward(self, x: Float[Tensor, "*axes _inputs"]) -> Float[Tensor, "*axes _outputs"]:
-        """Last axis from the first size to the last."""
-        for layer in self.layers[:-1]:
-            x = functional.relu(layer(x))
-        return self.layers[-1](x)
-
-
 def sine_code(
     height: int, width: int, channels: int, device: torch.device, temperature: float = 10000.0
 ) -> Float[Tensor, "positions channels"]:

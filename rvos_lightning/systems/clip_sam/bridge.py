@@ -53,7 +53,7 @@ class Sizes:
 
     Attributes:
         queries: of the query module.
-        layers: of the query module, at most 3.
+        layers: of the query module, at least 3.
         pixel_layers: attention layers of the pixel decoder.
         heads: attention heads everywhere.
         hidden: width of feed-forward layers.

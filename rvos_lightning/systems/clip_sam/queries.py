@@ -8,7 +8,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rvos_lightning.systems.clip_sam.attention import CrossBlock, FeedForward, Mlp, SelfBlock, sine_code
+from rvos_lightning.parts.layers.mlp import MLP
+from rvos_lightning.systems.clip_sam.attention import CrossBlock, FeedForward, SelfBlock, sine_code
 from rvos_lightning.systems.clip_sam.outputs import QueryOutput
 from rvos_lightning.systems.clip_sam.pyramid import Levels
 
@@ -47,7 +48,7 @@ class Dfam(nn.Module):
         width: channels.
         text: channels of CLIP's text vectors.
         queries: how many.
-        layers: how many; level i of the pyramids (coarse to fine) is read by layer i.
+        layers: how many, at least 3; layer i reads level i of the pyramids, coarse to fine, and so on round.
         heads: attention heads.
         hidden: width of the feed-forward layers.
         no_target: add the head that says "there is no such thing".
@@ -72,16 +73,18 @@ class Dfam(nn.Module):
         clamp: float | None = math.log(100),
     ) -> None:
         super().__init__()
+        if layers < 3:
+            raise ValueError(f"queries: {layers} layers leave pyramid levels unread; give at least 3")
         self.content, self.place = (nn.Parameter(torch.empty(queries, width).normal_()) for _ in range(2))
         self.level = nn.Parameter(torch.empty(3, width).normal_())
         self.carried = nn.ModuleList(Stream(width, heads, hidden) for _ in range(layers))
         self.side = nn.ModuleList(Stream(width, heads, hidden) for _ in range(layers))
         self.mask_norm, self.name_norm = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.mask_head = Mlp(width, width, width, width)
+        self.mask_head = MLP(width, width, width, 3)
         self.name_head = nn.Linear(width, width)
         self.to_clip, self.to_sentence = nn.Linear(width, text), nn.Linear(width, width)
         self.clip_scale, self.sentence_scale = (nn.Parameter(torch.tensor(logit_scale)) for _ in range(2))
-        self.no_target = Mlp(width, width, 2) if no_target else None
+        self.no_target = MLP(width, width, 2, 2) if no_target else None
         self.feedback = nn.Parameter(torch.zeros(layers, width)) if language_feedback else None
         self.pool, self.clamp = pool, clamp
 
@@ -110,11 +113,12 @@ class Dfam(nn.Module):
         outputs = [self._output(x, named, sam_map, names, image)]
         for i, (carried, side) in enumerate(zip(self.carried, self.side, strict=True)):
             masks = outputs[-1].masks
-            key, value = self._tokens(sam_levels[i], i)
-            x = carried.cross(x, key, value, self.place, may_look(masks, sam_levels[i].shape[-2:]))
+            level = i % len(sam_levels)
+            key, value = self._tokens(sam_levels[level], level)
+            x = carried.cross(x, key, value, self.place, may_look(masks, sam_levels[level].shape[-2:]))
             x = carried.forward_layer(carried.among(x, self.place))
-            key, value = self._tokens(clip_levels[i], i)
-            y = side.cross(x[image], key, value, None, may_look(masks, clip_levels[i].shape[-2:])[image])
+            key, value = self._tokens(clip_levels[level], level)
+            y = side.cross(x[image], key, value, None, may_look(masks, clip_levels[level].shape[-2:])[image])
             y = side.forward_layer(side.among(y))  # the side branch has no query positions at all
             if self.feedback is not None:
                 x = x + self.feedback[i] * y
