@@ -33,7 +33,7 @@ class Scores(Callback):
         self._report(trainer, pl_module, "test")
 
     def _report(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        metrics: Any = pl_module.metrics["val"]  # type: ignore[index]
+        metrics: Any = pl_module.metrics
         if not len(metrics):
             return
         rules = sorted({getattr(metric, "rule", type(metric).__name__) for metric in metrics.values()})

@@ -48,15 +48,18 @@ def test_help_is_quick():
     assert time.perf_counter() - start < 30  # a guard against heavy imports only; the figure is a benchmark's
 
 
-def test_a_flag_reaches_what_was_interpolated_from_it(run, capsys):
-    config = printed(run, capsys, "fit", "-c", "configs/tiny.yaml", "--trainer.max_steps", "123")
+def test_a_flag_reaches_what_was_interpolated_from_it(run, capsys, tmp_path):
+    asking = tmp_path / "asking.yaml"
+    asking.write_text("model: {scheduler: {init_args: {total: '${trainer.max_steps}'}}}\n")
+    config = printed(run, capsys, "fit", "-c", "configs/tiny.yaml", "-c", asking, "--trainer.max_steps", "123")
     assert config["model"]["scheduler"]["init_args"]["total"] == 123
 
 
 def test_a_later_file_reaches_what_was_interpolated_in_an_earlier_one(run, capsys, tmp_path):
-    later = tmp_path / "later.yaml"
+    asking, later = tmp_path / "asking.yaml", tmp_path / "later.yaml"
+    asking.write_text("model: {scheduler: {init_args: {total: '${trainer.max_steps}'}}}\n")
     later.write_text("trainer: {max_steps: 77}\n")
-    config = printed(run, capsys, "fit", "-c", "configs/tiny.yaml", "-c", later)
+    config = printed(run, capsys, "fit", "-c", "configs/tiny.yaml", "-c", asking, "-c", later)
     assert config["model"]["scheduler"]["init_args"]["total"] == 77
 
 

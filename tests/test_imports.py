@@ -18,7 +18,13 @@ ALLOWED = {
     "core.optim": (),
     "core.network": (CORE + "types", CORE + "seams"),
     "core.inference": (CORE + "types", CORE + "seams", "rvos_lightning.parts.layers"),
-    "core.module": (CORE, "rvos_lightning.parts.weights", "rvos_lightning.run.sharding"),
+    "core.evaluation": (CORE, "rvos_lightning.run.sharding"),
+    "core.module": (
+        CORE,
+        "rvos_lightning.parts.weights",
+        "rvos_lightning.run.continuation",
+        "rvos_lightning.run.sharding",
+    ),
     "parts": (CORE + "types", CORE + "seams", "rvos_lightning.systems"),  # official maps by name, at run time
     "data": (CORE + "types",),
     "metrics": (CORE + "types", "rvos_lightning.data.reader"),

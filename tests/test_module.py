@@ -5,46 +5,41 @@ from dataclasses import replace
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from line import Line, Square, batch
 from torch import nn
 
-from rvos_lightning.core.module import NonFiniteLoss, RVOSModule, complete, start_from
-from rvos_lightning.core.seams import Network, Objective
-from rvos_lightning.core.types import Batch, Clip, ClipMeta, Prediction, Targets
-from rvos_lightning.parts.weights import WeightsError, freeze, mark_reproducible, save
+from callbacks import LastCheckpoint
+from rvos_lightning.core.module import NonFiniteLoss, RVOSModule
+from rvos_lightning.core.seams import Objective
+from rvos_lightning.parts.weights import WeightsError, complete, save, start_from
 
 
-class Line(Network):
-    """A frozen part from a file and a trained one."""
+class WithIdle(Line):
+    """With a parameter that takes no part."""
 
     def __init__(self):
         super().__init__()
-        self.frozen = mark_reproducible(freeze(nn.Conv2d(3, 3, 1)), "somewhere.pt")
-        self.head = nn.Conv2d(3, 1, 1)
-
-    def forward(self, clip, state=None):
-        frames = clip.frames[clip.video]
-        return Prediction(self.head(self.frozen(frames.flatten(0, 1))).unflatten(0, frames.shape[:2])[:, :, 0])
+        self.idle = nn.Parameter(torch.ones(2, 2))
 
 
-class Square(Objective):
-    def __init__(self, name="square", factor=1.0):
-        self.name, self.factor = name, factor
+class SuddenlySteep(Objective):
+    """Zero, and from the second step on with the derivative of a square root there."""
 
     def terms(self, batch, prediction):
-        return {self.name: (prediction.mask_logits**2).mean() * self.factor}
+        steep = ((prediction.mask_logits * 0) ** 2).sum()
+        return {"steep": steep.sqrt() if self.steps else steep + prediction.mask_logits.mean()}
 
+    steps = 0
 
-def batch():
-    meta = ClipMeta("video_7", "3", ("0", "1"), (4, 4), (4, 4), (0, 1))
-    clip = Clip(torch.rand(1, 2, 3, 4, 4), torch.tensor([0]), ["a thing"], [meta])
-    return Batch(clip, Targets(torch.ones(1, 2, 4, 4, dtype=torch.bool), torch.ones(1, 2, dtype=torch.bool)))
+    def on_train_batch_end(self, trainer, *_):
+        self.steps = trainer.global_step
 
 
 def fit(*objectives, tmp_path, **module):
-    off = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
-    quiet = dict.fromkeys(off, False)
+    off = ("logger", "enable_progress_bar", "enable_model_summary")
+    quiet = dict.fromkeys(off, False) | {"enable_checkpointing": any(isinstance(o, LastCheckpoint) for o in objectives)}
     trainer = Trainer(max_steps=2, accelerator="cpu", default_root_dir=tmp_path, callbacks=list(objectives), **quiet)
-    model = RVOSModule(Line(), **module)
+    model = RVOSModule(**{"network": Line(), **module})
     trainer.fit(model, torch.utils.data.DataLoader([batch()] * 4, batch_size=None))
     return trainer, model
 
@@ -63,6 +58,18 @@ class TestFit:
     def test_nan_stops_and_names_the_items(self, tmp_path):
         with pytest.raises(NonFiniteLoss, match="video_7/3"):
             fit(Square(factor=float("nan")), tmp_path=tmp_path)
+
+    def test_nan_gradient_of_a_finite_loss_stops_before_it_reaches_a_weight(self, tmp_path):
+        last = LastCheckpoint(every_n_steps=1)
+        with pytest.raises(NonFiniteLoss, match=r"gradient is not, in epoch 0, batch 1 \(items video_7/3\)"):
+            fit(SuddenlySteep(), last, tmp_path=tmp_path)
+        kept = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)
+        assert kept["global_step"] == 1
+        assert all(value.isfinite().all() for value in kept["state_dict"].values())
+
+    def test_what_no_loss_reaches_gets_zeros(self, tmp_path):
+        _, model = fit(Square(), tmp_path=tmp_path, network=WithIdle())
+        assert model.network.idle.grad.eq(0).all() and model.network.head.weight.grad.ne(0).any()
 
     def test_frozen_parts_keep_their_weights_and_mode(self, tmp_path):
         _, model = fit(Square(), tmp_path=tmp_path)
@@ -89,7 +96,7 @@ def test_shapes_that_differ_are_refused():
     network = Line()
     state = {**network.state_dict(), "head.weight": torch.zeros(5, 3, 1, 1)}
     with pytest.raises(WeightsError, match="head.weight"):
-        complete(state, network.state_dict(), "", network)
+        complete(state, network.state_dict(), network)
 
 
 def test_moving_a_batch_moves_every_tensor():

@@ -52,6 +52,7 @@ def marks(system, strategy):
     return pytest.mark.matrix
 
 
+IDLE = ["--model.network.adapter", "idle.IdleAdapter", "--model.shard_above", "1500"]
 PAIRS = [pytest.param(system, strategy, marks=marks(system, strategy)) for system in FILES for strategy in STRATEGIES]
 
 
@@ -119,6 +120,25 @@ def test_runs_resumes_converts(tmp_path, system, strategy, run, alone, monkeypat
     done = run("validate", "-c", FILES[system], *evaluation(), *weights)
     for key, value in done.model.network.state_dict().items():
         assert key not in resumed or torch.equal(value, resumed[key]), key
+
+
+@pytest.fixture(scope="module")
+def idle_alone(tmp_path_factory) -> dict[str, torch.Tensor]:
+    """The tiny system with layers that only some steps reach, trained by one process with twice the batch."""
+    folder = tmp_path_factory.mktemp("idle_alone")
+    flags = ["--trainer.devices", "1", "--data.batch_size", "2", "--trainer.default_root_dir", folder]
+    run_apart("fit", "-c", "configs/tiny.yaml", *FEW, *SMOOTH, *IDLE, *flags)
+    return consolidated(folder)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2", "deepspeed2", "deepspeed3"])
+def test_every_parameter_has_a_gradient_in_every_step(tmp_path, strategy, idle_alone, monkeypatch):
+    """Zeros where the loss does not reach: momentum moves what was reached before, and all strategies agree."""
+    monkeypatch.setitem(os.environ, "DS_ACCELERATOR", "cpu")
+    fit("tiny", strategy, tmp_path, *IDLE)
+    found = consolidated(tmp_path)
+    apart = {key: float((value - found[key]).abs().max()) for key, value in idle_alone.items()}
+    assert idle_alone.keys() == found.keys() and max(apart.values()) < 2e-6, apart
 
 
 def evaluation() -> list[str]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from rvos_lightning.core.seams import Network
 from rvos_lightning.core.types import Batch, Clip, Prediction, SegmentedWindow, Targets
@@ -32,11 +32,16 @@ def segment_video(network: Network, batch: Batch, window: int) -> Iterator[Segme
     state = None
     for start in range(0, batch.clip.time, window):
         stop = min(start + window, batch.clip.time)
-        clip = batch.clip.window(start, stop)
+        clip = batch.clip.window(start, stop).floating(precision_of(network))
         targets = None if batch.targets is None else batch.targets.window(start, stop)
         prediction = network(clip, state)
         state = prediction.state
         yield segmented(prediction, clip, targets)
+
+
+def precision_of(network: nn.Module) -> torch.dtype:
+    """What a network computes in: the type of its first floating-point parameter."""
+    return next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.get_default_dtype())
 
 
 def segmented(prediction: Prediction, clip: Clip, targets: Targets | None) -> SegmentedWindow:

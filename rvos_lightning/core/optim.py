@@ -2,6 +2,7 @@
 
 import math
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -99,21 +100,70 @@ def scale_groups(optimizer: Optimizer) -> Optimizer:
     return optimizer
 
 
-class WarmupCosine(LambdaLR):
+class Schedule(LambdaLR, ABC):
+    """A learning rate that is a function of the step and of the number of steps in all.
+
+    Args:
+        optimizer: whose groups are scheduled.
+        total: optimizer steps of the whole training; None is told later, by `stretch`.
+
+    Attributes:
+        total: as given or told.
+
+    Raises:
+        ValueError: total is below 1.
+    """
+
+    def __init__(self, optimizer: Optimizer, total: int | None = None):
+        self.total: int | None = None
+        if total is not None:
+            self.stretch(total)
+        super().__init__(optimizer, lambda step: self.factor(step, self.total or step + 1))
+
+    @abstractmethod
+    def factor(self, step: int, total: int) -> float:
+        """What the learning rate is multiplied with at a step, counted from 0."""
+
+    def stretch(self, total: float) -> None:
+        """Say the number of optimizer steps, unless the constructor has.
+
+        Raises:
+            ValueError: it is not a number of steps.
+        """
+        if self.total is not None:
+            return
+        if not (math.isfinite(total) and total >= 1):
+            raise ValueError(
+                f"the learning rate's schedule needs an end, its total is {total} steps: give trainer.max_steps, "
+                "trainer.max_epochs with max_steps -1, or model.scheduler.total, at least 1"
+            )
+        self.total = int(total)
+
+
+class WarmupCosine(Schedule):
     """Linear warm-up, then half a cosine down to `final` times the learning rate.
 
     Args:
         optimizer: whose groups are scheduled.
-        total: steps until the end of the cosine.
+        total: steps until the end of the cosine; None: the optimizer steps that the trainer makes.
         warmup: steps of linear warm-up.
         final: fraction of the learning rate at the end.
+
+    Raises:
+        ValueError: total is below 1, warmup negative or final not between 0 and 1.
     """
 
-    def __init__(self, optimizer: Optimizer, total: int, warmup: int = 0, final: float = 0.0):
-        def factor(step: int) -> float:
-            if step < warmup:
-                return (step + 1) / (warmup + 1)
-            progress = min(1.0, (step - warmup) / max(1, total - warmup))
-            return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
+    def __init__(self, optimizer: Optimizer, total: int | None = None, warmup: int = 0, final: float = 0.0):
+        if warmup < 0:
+            raise ValueError(f"model.scheduler.warmup is {warmup} steps; give 0 or more")
+        if not 0 <= final <= 1:
+            raise ValueError(f"model.scheduler.final is {final}; it is a fraction of the learning rate: give 0 to 1")
+        self.warmup, self.final = warmup, final
+        super().__init__(optimizer, total)
 
-        super().__init__(optimizer, factor)
+    def factor(self, step: int, total: int) -> float:
+        """See `Schedule`."""
+        if step < self.warmup:
+            return (step + 1) / (self.warmup + 1)
+        progress = min(1.0, (step - self.warmup) / max(1, total - self.warmup))
+        return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * progress))

@@ -202,6 +202,12 @@ class Clip(_Movable):
         meta = [replace(m, frames=m.frames[start:stop], positions=m.positions[start:stop]) for m in self.meta]
         return replace(self, frames=self.frames[:, start:stop], meta=meta)
 
+    def floating(self, dtype: torch.dtype) -> "Clip":
+        """The same clip with its pictures in a network's own precision; lazy frames are converted window by window."""
+        pictures = {"frames": self.frames, "context": self.context, "past": self.past}
+        changed = {name: value.to(dtype) for name, value in pictures.items() if isinstance(value, Tensor)}
+        return replace(self, **changed)
+
 
 @dataclass(frozen=True)
 class Targets(_Movable):
@@ -231,12 +237,34 @@ class Targets(_Movable):
         return Targets(**{name: None if value is None else value[:, start:stop] for name, value in every.items()})
 
 
-@dataclass(frozen=True)
-class Batch(_Movable):
-    """One step's data; `targets` is None for hidden test sets."""
+class Batch:
+    """One step's data; `targets` is None for hidden test sets.
 
-    clip: Clip
-    targets: Targets | None = None
+    No dataclass: Lightning's precision plugins enter those, and refuse frozen ones (`Precision.convert_input`). They
+    pass this one by, and `Clip.floating` does their work.
+    """
+
+    def __init__(self, clip: Clip, targets: Targets | None = None):
+        self._clip, self._targets = clip, targets
+
+    @property
+    def clip(self) -> Clip:
+        """What a network may look at."""
+        return self._clip
+
+    @property
+    def targets(self) -> Targets | None:
+        """What it may not."""
+        return self._targets
+
+    def to(self, device: Device, non_blocking: bool = False) -> "Batch":
+        """A copy whose tensors live on `device`."""
+        targets = None if self.targets is None else self.targets.to(device, non_blocking)
+        return Batch(self.clip.to(device, non_blocking), targets)
+
+    def pin_memory(self) -> "Batch":
+        """A copy whose tensors lie in page-locked memory (the data loader calls this)."""
+        return Batch(self.clip.pin_memory(), None if self.targets is None else self.targets.pin_memory())
 
 
 @dataclass

@@ -89,26 +89,80 @@ def convert(state: Mapping[str, Tensor], key_map: KeyMap, target: Mapping[str, T
         WeightsError: a source key no rule knows, a target key nothing fills, or a shape that differs.
     """
     renamed = key_map.rename(state)
-    surplus = [key for key in renamed.state if key not in target]
-    missing = [key for key in target if key not in renamed.state and not _any_match(key_map.missing, key)]
-    shapes = [
-        f"{key}: checkpoint {tuple(tensor.shape)}, model {tuple(target[key].shape)}"
-        for key, tensor in renamed.state.items()
-        if key in target and tensor.shape != target[key].shape
-    ]
-    problems = [
-        f"{len(keys)} {what}, first: {', '.join(keys[:3])}"
-        for what, keys in (
-            ("keys no rule knows", renamed.unknown),
-            ("keys the model does not have", surplus),
-            ("keys the checkpoint does not fill", missing),
-            ("shapes that differ", shapes),
-        )
-        if keys
-    ]
-    if problems:
-        raise WeightsError("checkpoint does not fit: " + "; ".join(problems))
+    refuse_misfit(renamed.state, target, lambda key: _any_match(key_map.missing, key), renamed.unknown)
     return renamed.state
+
+
+def refuse_misfit(
+    state: Mapping[str, Tensor],
+    own: Mapping[str, Tensor],
+    may_lack: Callable[[str], bool] = lambda key: False,
+    unknown: Sequence[str] = (),
+    what: str = "checkpoint",
+    remedy: str = "",
+) -> None:
+    """Does this state dict fit? The one answer for every file that is read.
+
+    Args:
+        state: what was read, under the network's keys.
+        own: the network's state dict.
+        may_lack: whether `state` need not hold a key.
+        unknown: keys of the file that could not be named.
+        what: the file, for the message.
+        remedy: what to do, for the message.
+
+    Raises:
+        WeightsError: counts and first keys of everything that is missing, surplus or of another shape.
+    """
+    shapes = [
+        f"{key}: {tuple(tensor.shape)} in the checkpoint, {tuple(own[key].shape)} in the model"
+        for key, tensor in state.items()
+        if key in own and tensor.shape != own[key].shape
+    ]
+    problems = {
+        "keys no rule knows": unknown,
+        "keys the model does not have": [key for key in state if key not in own],
+        "keys the checkpoint does not fill": [key for key in own if key not in state and not may_lack(key)],
+        "shapes that differ": shapes,
+    }
+    found = [f"{len(keys)} {kind}, first: {', '.join(keys[:3])}" for kind, keys in problems.items() if keys]
+    if found:
+        raise WeightsError("; ".join([f"{what} does not fit: {found[0]}", *found[1:], *filter(None, [remedy])]))
+
+
+def complete(
+    state: Mapping[str, Tensor], own: Mapping[str, Tensor], network: nn.Module, prefix: str = ""
+) -> dict[str, Tensor]:
+    """`state` plus the frozen keys of `own` that a run's checkpoints leave out on purpose.
+
+    Raises:
+        WeightsError: other keys missing or surplus, or shapes that differ.
+    """
+    left_out = tuple(prefix + name for name in reproducible_prefixes(network))
+    refuse_misfit(
+        state, own, lambda key: key.startswith(left_out), what="the checkpoint of another system or configuration",
+        remedy="use the config.yaml saved beside it",
+    )  # fmt: skip
+    return {**own, **state}
+
+
+def start_from(network: nn.Module, path: Path, fresh: Sequence[str] = ()) -> None:
+    """Load weights of ours: a .safetensors file of network keys, or a Lightning checkpoint.
+
+    Args:
+        network: receives the weights.
+        path: file.
+        fresh: regular expressions of keys that keep their present values where the file lacks them.
+
+    Raises:
+        WeightsError: the file is missing or does not fit.
+    """
+    state = load_official(path)
+    if any(key.startswith("network.") for key in state):
+        state = {re.sub("^network\\.", "", key): value for key, value in state.items() if key.startswith("network.")}
+    own = network.state_dict()
+    kept = {key: own[key] for key in own if key not in state and _any_match(fresh, key)}
+    network.load_state_dict(complete({**state, **kept}, own, network))
 
 
 def report(state: Mapping[str, Tensor], key_map: KeyMap, target: Mapping[str, Tensor]) -> str:

@@ -9,11 +9,13 @@ from typing import Any
 from jsonargparse import set_parsing_settings
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.plugins import CheckpointIO
 
 from rvos_lightning.core.module import NonFiniteLoss, RVOSModule
 from rvos_lightning.core.seams import Objective
 from rvos_lightning.run.errors import explain, mendable
 from rvos_lightning.run.folder import AtomicCheckpointIO, claim, newest_checkpoint, restarted
+from rvos_lightning.run.sharding import writes_files
 from rvos_lightning.run.words import config_files, said_in_full
 
 DEFAULTS: dict[str, Any] = {
@@ -78,11 +80,14 @@ class RVOSCLI(LightningCLI):
         folder = given.default_root_dir
         if given.logger in (None, True):
             kwargs["logger"] = default_loggers(folder)
-        kwargs["plugins"] = [*as_list(given.plugins), *default_plugins(given.strategy)]
+        kwargs["plugins"] = [*as_list(given.plugins), *default_plugins()]
         named = [self._get(self.config_init, group) or {} for group in ("callbacks", "objectives")]
         extra = [callback for group in named for callback in group.values() if callback is not None]
         kwargs["callbacks"] = [*as_list(given.callbacks), *extra]
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        if writes_files(trainer.strategy) and not any(isinstance(p, CheckpointIO) for p in kwargs["plugins"]):
+            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        return trainer
 
 
 def default_loggers(folder: str) -> list[Any]:
@@ -95,14 +100,11 @@ def default_loggers(folder: str) -> list[Any]:
     return [*board, CSVLogger(folder, name="csv")]
 
 
-def default_plugins(strategy: Any) -> list[Any]:
-    """Atomic checkpoint writing where the strategy writes ordinary files; under SLURM we requeue by ourselves."""
+def default_plugins() -> list[Any]:
+    """Under SLURM we requeue by ourselves."""
     from lightning.pytorch.plugins.environments import SLURMEnvironment
 
-    name = strategy if isinstance(strategy, str) else type(strategy).__name__.lower()
-    sharded = any(kind in name for kind in ("deepspeed", "fsdp", "modelparallel", "model_parallel"))
-    plugins: list[Any] = [] if sharded else [AtomicCheckpointIO()]
-    return [*plugins, SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else plugins
+    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
 
 
 def as_list(value: Any) -> list[Any]:

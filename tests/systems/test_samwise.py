@@ -272,7 +272,7 @@ def test_parameter_table_has_the_published_numbers():
 
 def test_video_stage_starts_from_image_stage(tmp_path):
     """Stage 1 has neither HSA, CME nor object scores: what it lacks must be named as fresh, and stays as built."""
-    from rvos_lightning.core.module import start_from
+    from rvos_lightning.parts.weights import start_from
 
     first = samwise(adapter={"selective": False}, memory={"switching": False}, object_scores=False)
     save(first.state_dict(), tmp_path / "stage1.safetensors")

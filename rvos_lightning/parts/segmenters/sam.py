@@ -21,7 +21,7 @@ from rvos_lightning.parts.segmenters.sam_encoders import (
     normalise,
 )
 from rvos_lightning.parts.segmenters.sam_keys import key_map
-from rvos_lightning.parts.weights import convert, freeze, load_official
+from rvos_lightning.parts.weights import convert, freeze, load_official, refuse_misfit
 
 Variant = Literal["tiny_sam", "mobile_sam", "edge_sam", "slim_sam", "slim_sam_77", "sam_b", "sam_l", "sam_h", "small"]
 
@@ -114,9 +114,9 @@ class Sam(Segmenter):
         """
         if any(key.startswith("image_encoder.") for key in state):
             state = convert(state, key_map(self.family), self.state_dict())
-        missing = self.load_state_dict(state, strict=False).missing_keys
-        if missing and not all("obj_score" in key for key in missing):
-            raise ValueError(f"weights lack {len(missing)} keys of {self.variant}, first: {missing[0]}")
+        own, remedy = self.state_dict(), "set segmenter.variant to the file's"
+        refuse_misfit(state, own, lambda key: "obj_score" in key, what=f"checkpoint for {self.variant}", remedy=remedy)
+        self.load_state_dict({**own, **state})
 
     def encode(self, images: Float[Tensor, "images 3 height width"], after_stage: StageHook | None = None) -> Pyramid:
         """All encoder levels, the prompt-space embedding last; see `seams.Segmenter`."""

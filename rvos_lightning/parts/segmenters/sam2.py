@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from rvos_lightning.core.seams import Decoded, Pyramid, Segmenter, StageHook
 from rvos_lightning.parts.segmenters import sam2_build as build
 from rvos_lightning.parts.segmenters.sam2_build import HUB_FILES, SIZES, Sam2Size, Variant
-from rvos_lightning.parts.weights import WeightsError, freeze, load_official, mark_reproducible
+from rvos_lightning.parts.weights import freeze, load_official, mark_reproducible, refuse_misfit
 
 ABSENT = -1024.0  # logit of every pixel when the object is said to be absent (sam2_base.py NO_OBJ_SCORE)
 MEMORY_SCALE, MEMORY_BIAS = 20.0, -10.0  # mask probabilities on their way into memory (sam2 configs)
@@ -127,14 +127,8 @@ class Sam2(Segmenter):
             state = {
                 key: value for key, value in state.items() if key in own or "obj" not in key.rsplit("decoder.")[-1]
             }
-        missing = [key for key in own if key not in state]
-        surplus = [key for key in state if key not in own]
-        shapes = [key for key in own if key in state and own[key].shape != state[key].shape]
-        if missing or surplus or shapes:
-            raise WeightsError(
-                f"{path} does not fit Sam2 of this variant and version (missing {missing[:2]}, surplus {surplus[:2]}, "
-                f"other shape {shapes[:2]}); set variant and version as in the file's name"
-            )
+        remedy = "set segmenter.variant and segmenter.version as in the file's name"
+        refuse_misfit(state, own, what=str(path), remedy=remedy)
         self.load_state_dict(state)
         mark_reproducible(self, str(path))
 
