@@ -1,0 +1,104 @@
+"""Answers for code that looks at numbers, where there are none: the meta device knows shapes only."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# PyTorch's guide "Extending PyTorch" names this import for modes below autograd; there is no other path to it.
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map
+
+aten = torch.ops.aten
+LIMIT = 10**6  # integers followed in one tensor
+ASKING = {  # operations whose result's shape, or whole result, is made of numbers
+    aten._local_scalar_dense.default, aten.equal.default, aten.nonzero.default, aten.masked_select.default,
+    aten._unique2.default, aten.unique_dim.default, aten.unique_consecutive.default, aten.repeat_interleave.Tensor,
+}  # fmt: skip
+
+
+class Pretend(TorchDispatchMode):
+    """Whoever asks a tensor without numbers for some gets plausible ones, so that one step can be counted.
+
+    Integers and truth values that come from somewhere real (token ids, lengths) are followed and answered as they
+    are. Of all that depends on pixels or weights: a condition holds, a number is 0, a mask holds everywhere (the most
+    that can be selected), what is moved to a real device is 0. So a user clicks once and everything is visible.
+    """
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Answer, or run the operation."""
+        kwargs = kwargs or {}
+        inputs = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, Tensor)]
+        on_meta = any(value.is_meta for value in inputs) or torch.device(kwargs.get("device") or "cpu").type == "meta"
+        if not on_meta:
+            return func(*args, **kwargs)
+        followed = all(numbers_of(value) is not None for value in inputs)
+        real = on_cpu(func, args, kwargs) if followed else None
+        if followed and torch.device(kwargs.get("device") or "meta").type != "meta":
+            return real
+        if func in ASKING:
+            result = tree_map(without_numbers, real) if followed else plausible(func, args)
+        else:
+            result = self._without(func, args, kwargs)
+        for made, known in zip(tree_flatten(result)[0], tree_flatten(real)[0] if followed else [None] * 9, strict=False):
+            if isinstance(made, Tensor) and made.is_meta:
+                fits = isinstance(known, Tensor) and known.shape == made.shape and known.numel() <= LIMIT
+                made.numbers = known if fits and not made.is_floating_point() else None  # type: ignore[attr-defined]
+        return result
+
+    @staticmethod
+    def _without(func: Any, args: Any, kwargs: Any) -> Any:
+        first = args[0] if args else None
+        if func is aten._to_copy.default and torch.device(kwargs.get("device") or "meta").type != "meta":
+            return torch.zeros(first.shape, dtype=kwargs.get("dtype") or first.dtype, device=kwargs["device"])
+        if func is aten.copy_.default and not first.is_meta:
+            return first.zero_()
+        if func is aten.index.Tensor:
+            return func(first, [place for index in args[1] for place in places(index)], **kwargs)
+        if func in (aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default):
+            return first
+        return func(*args, **kwargs)
+
+
+def numbers_of(value: Any) -> Any:
+    """A tensor's numbers where they are known, else None; anything else as it is."""
+    if not isinstance(value, Tensor):
+        return value
+    return getattr(value, "numbers", None) if value.is_meta else value
+
+
+def on_cpu(func: Any, args: Any, kwargs: Any) -> Any:
+    """The operation on followed numbers."""
+    device = {"device": torch.device("cpu")} if "device" in kwargs else {}
+    return func(*tree_map(numbers_of, args), **{**tree_map(numbers_of, kwargs), **device})
+
+
+def without_numbers(value: Any) -> Any:
+    """A tensor's shape on the meta device; anything else as it is."""
+    return torch.empty_like(value, device="meta") if isinstance(value, Tensor) else value
+
+
+def plausible(func: Any, args: Any) -> Any:
+    """What an operation could have answered."""
+    first = args[0]
+    if func is aten._local_scalar_dense.default:
+        return True if first.dtype == torch.bool else torch.zeros((), dtype=first.dtype).item()
+    if func is aten.equal.default:
+        return True
+    if func is aten.nonzero.default:
+        return first.new_empty((first.numel(), first.ndim), dtype=torch.int64)
+    if func is aten.masked_select.default:
+        return first.new_empty(torch.broadcast_shapes(first.shape, args[1].shape).numel())
+    if func is aten.repeat_interleave.Tensor:
+        return torch.empty_like(first)
+    ids = first.new_empty(first.numel(), dtype=torch.int64)
+    return first.new_empty(first.numel()), ids, ids
+
+
+def places(index: Tensor | None) -> list[Tensor | None]:
+    """A boolean index as one index an axis: of the places where it holds, or of all."""
+    if index is None or index.dtype != torch.bool:
+        return [index]
+    known = numbers_of(index)
+    count = index.numel() if known is None else int(known.sum())
+    return [torch.empty(count, dtype=torch.int64, device="meta") for _ in range(index.ndim)]
