@@ -126,7 +126,11 @@ class RVOSModule(Evaluation):
 
         Not part of the training step: a rank that waits here for another has left its forward pass, see `StuckRank`.
         """
-        self._stop_unless(bool(loss.isfinite()), f"loss is {float(loss):g}")
+        self._stop_unless(bool(loss.isfinite()), f"loss is {float(loss.detach()):g}")
+
+    def on_after_backward(self) -> None:
+        """Nothing needs to stay gathered for gradients any more."""
+        self.sharding.after_backward()
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """A finite loss may have gradients that are not: stop before they reach a weight."""

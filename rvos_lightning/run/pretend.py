@@ -40,7 +40,9 @@ class Pretend(TorchDispatchMode):
             result = tree_map(without_numbers, real) if followed else plausible(func, args)
         else:
             result = self._without(func, args, kwargs)
-        for made, known in zip(tree_flatten(result)[0], tree_flatten(real)[0] if followed else [None] * 9, strict=False):
+        for made, known in zip(
+            tree_flatten(result)[0], tree_flatten(real)[0] if followed else [None] * 9, strict=False
+        ):
             if isinstance(made, Tensor) and made.is_meta:
                 fits = isinstance(known, Tensor) and known.shape == made.shape and known.numel() <= LIMIT
                 made.numbers = known if fits and not made.is_floating_point() else None  # type: ignore[attr-defined]

@@ -55,6 +55,9 @@ class Whole:
         """
         return Reach.apply(loss, *trainable(self.network))
 
+    def after_backward(self) -> None:
+        """All gradients have come."""
+
     def idle(self, loss: Tensor) -> list[str]:
         """Names of trainable parameters that `loss` does not reach, as far as their own graph nodes show it."""
         named = [(name, p) for name, p in self.network.named_parameters() if p.requires_grad]

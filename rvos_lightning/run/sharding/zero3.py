@@ -2,9 +2,11 @@
 
 import copy
 import math
+from contextlib import ExitStack
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.strategies import Strategy
 from torch import Tensor, nn
 
 from rvos_lightning.parts.weights import reproducible_prefixes
@@ -32,6 +34,10 @@ class Zero(Whole):
 
 class Zero3(Zero):
     """Parameters are gathered when a module's forward or backward pass asks for them."""
+
+    def __init__(self, strategy: Strategy, network: nn.Module):
+        super().__init__(strategy, network)
+        self._held = ExitStack()
 
     def prepare(self, module: LightningModule, above: int) -> None:
         """Keep a network without numbers for `start_evaluation`, then tell DeepSpeed what belongs to no block."""
@@ -71,13 +77,21 @@ class Zero3(Zero):
         self.whole, self.strategy.model = self.network, self._engine
 
     def reach(self, loss: Tensor) -> Tensor:
-        """As the base, but only what was not reached: a block's parameters have no shape outside of its call."""
+        """As the base, but only what was not reached, gathered until its zeros have come.
+
+        Outside of its call a block's parameters have no shape; and DeepSpeed reduces what has a gradient, and would
+        else apply the gradient that a block had when it last ran.
+        """
         import deepspeed
 
         parameters = trainable(self.network)
         idle = [parameters[index] for index in sorted(unreached(loss, parameters))]
-        with deepspeed.zero.GatheredParameters([parameter for parameter in idle if id(parameter) in self._spread]):
-            return Reach.apply(loss, *idle)
+        self._held.enter_context(deepspeed.zero.GatheredParameters([p for p in idle if id(p) in self._spread]))
+        return Reach.apply(loss, *idle)
+
+    def after_backward(self) -> None:
+        """Spread again what `reach` has gathered."""
+        self._held.close()
 
 
 def filled(empty: nn.Module, network: nn.Module) -> nn.Module:
