@@ -22,6 +22,7 @@ ALLOWED = {
     "core.module": (
         CORE,
         "rvos_lightning.parts.weights",
+        "rvos_lightning.parts.starting",
         "rvos_lightning.run.continuation",
         "rvos_lightning.run.sharding",
     ),

@@ -11,7 +11,8 @@ from torch import nn
 from callbacks import LastCheckpoint
 from rvos_lightning.core.module import NonFiniteLoss, RVOSModule
 from rvos_lightning.core.seams import Objective
-from rvos_lightning.parts.weights import WeightsError, complete, save, start_from
+from rvos_lightning.parts.starting import start_from
+from rvos_lightning.parts.weights import WeightsError, complete, save
 
 
 class WithIdle(Line):

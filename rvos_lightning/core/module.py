@@ -15,7 +15,8 @@ from rvos_lightning.core.inference import precision_of
 from rvos_lightning.core.optim import param_groups, scale_groups
 from rvos_lightning.core.seams import Chooser, MaskSink, Network, Objective, find_chooser
 from rvos_lightning.core.types import Batch
-from rvos_lightning.parts.weights import complete, reproducible_prefixes, start_from
+from rvos_lightning.parts.starting import start_from
+from rvos_lightning.parts.weights import complete, reproducible_prefixes
 from rvos_lightning.run.continuation import KEY, Continuation
 from rvos_lightning.run.sharding import sharding_of
 

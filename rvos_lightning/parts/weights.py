@@ -146,25 +146,6 @@ def complete(
     return {**own, **state}
 
 
-def start_from(network: nn.Module, path: Path, fresh: Sequence[str] = ()) -> None:
-    """Load weights of ours: a .safetensors file of network keys, or a Lightning checkpoint.
-
-    Args:
-        network: receives the weights.
-        path: file.
-        fresh: regular expressions of keys that keep their present values where the file lacks them.
-
-    Raises:
-        WeightsError: the file is missing or does not fit.
-    """
-    state = load_official(path)
-    if any(key.startswith("network.") for key in state):
-        state = {re.sub("^network\\.", "", key): value for key, value in state.items() if key.startswith("network.")}
-    own = network.state_dict()
-    kept = {key: own[key] for key in own if key not in state and _any_match(fresh, key)}
-    network.load_state_dict(complete({**state, **kept}, own, network))
-
-
 def report(state: Mapping[str, Tensor], key_map: KeyMap, target: Mapping[str, Tensor]) -> str:
     """Four lines: keys used, left out on purpose, missing on purpose, parameters loaded."""
     renamed = key_map.rename(state)

@@ -19,6 +19,7 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("destination", type=Path, help="file or folder to write")
     parser.add_argument("--export", action="store_true", help="from our layout back to the official one")
     parser.add_argument("--sam2", type=Path, help="for sa2va_i: SAM 2.0's own sam2_hiera_large.pt")
+    parser.add_argument("--tokenizer", help="folder or hub id whose tokenizer the written file shall hold")
     options = parser.parse_args(list(words))
     if options.system in STRAIGHT:
         return refuse(
@@ -55,7 +56,26 @@ def converted(options: argparse.Namespace) -> str:
         return add_original_decoder(options.source, options.sam2, options.destination)
     official = import_module(f"rvos_lightning.systems.{options.system}.official")
     action = official.export_official if options.export else official.import_official
-    return action(options.source, options.destination)
+    told = action(options.source, options.destination)
+    return told if options.tokenizer is None else f"{told}\n{keep_tokenizer(options)}"
+
+
+def keep_tokenizer(options: argparse.Namespace) -> str:
+    """Put a tokenizer into the file just written, so that nothing else is needed to read sentences.
+
+    Raises:
+        WeightsError: not a file of tensors, or no tokenizer there.
+    """
+    from rvos_lightning.parts.starting import metadata
+    from rvos_lightning.parts.text.tokenizers import tokenizer_for
+    from rvos_lightning.parts.weights import WeightsError, load_official, save
+
+    if options.export or options.destination.suffix != ".safetensors":
+        raise WeightsError("--tokenizer goes into a .safetensors file; folders bring theirs along")
+    tokenizer = tokenizer_for(options.tokenizer, None, "--tokenizer")
+    said = {**metadata(options.destination), "tokenizer": tokenizer.stored()}
+    save(load_official(options.destination), options.destination, said)
+    return f"tokenizer {tokenizer.size} ids, from {options.tokenizer}"
 
 
 def refuse(text: str) -> int:

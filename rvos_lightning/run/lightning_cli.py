@@ -13,6 +13,7 @@ from lightning.pytorch.plugins import CheckpointIO
 
 from rvos_lightning.core.module import NonFiniteLoss, RVOSModule
 from rvos_lightning.core.seams import Objective
+from rvos_lightning.parts.starting import starting_from
 from rvos_lightning.run.errors import explain, mendable
 from rvos_lightning.run.folder import AtomicCheckpointIO, claim, newest_checkpoint, restarted
 from rvos_lightning.run.sharding import writes_files
@@ -73,6 +74,11 @@ class RVOSCLI(LightningCLI):
             config.ckpt_path = started_from if newest is None else str(newest)
         if config.weights_only is None:
             config.weights_only = DEFAULTS["weights_only"]
+
+    def instantiate_classes(self) -> None:
+        """Parts that `model.weights` covers open no files of their own."""
+        with starting_from(self.config[self.subcommand].model.weights):
+            super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer with the named callbacks and objectives appended, in YAML order, and the default loggers."""

@@ -19,6 +19,7 @@ from rvos_lightning.data.clips.given_prompts import GivenPrompts, GivingUser
 from rvos_lightning.data.clips.transforms import fit_size, resize_frames
 from rvos_lightning.data.reader import DataError
 from rvos_lightning.data.sources.video_files import Footage, open_footage
+from rvos_lightning.parts.starting import starting_from
 
 Prompts = list[dict[str, Any]]
 
@@ -271,7 +272,8 @@ def load(
     if weights is not None:
         words += ["--model.weights", str(weights)]
     cli = parse(words)
-    made = cli.parser.instantiate_classes(cli.config.clone())
+    with starting_from(cli.config.model.weights):
+        made = cli.parser.instantiate_classes(cli.config.clone())
     return Model(made.model.network, made.data.eval_framing, made.model.window).to(device)
 
 

@@ -104,7 +104,7 @@ Scores PNG masks made by whatever code, with the data set's own protocol: the sa
 
 Exit status: 0 scored, 1 refused, 2 wrong usage.
 """,
-    "convert": """usage: rvos convert SYSTEM SOURCE DESTINATION [--export]
+    "convert": """usage: rvos convert SYSTEM SOURCE DESTINATION [--tokenizer FOLDER] [--export]
 
 Official weights to ours and, with --export, back; every key on both sides is accounted for, no code is run.
 

@@ -272,12 +272,12 @@ def test_parameter_table_has_the_published_numbers():
 
 def test_video_stage_starts_from_image_stage(tmp_path):
     """Stage 1 has neither HSA, CME nor object scores: what it lacks must be named as fresh, and stays as built."""
-    from rvos_lightning.parts.weights import start_from
+    from rvos_lightning.parts.starting import start_from
 
     first = samwise(adapter={"selective": False}, memory={"switching": False}, object_scores=False)
     save(first.state_dict(), tmp_path / "stage1.safetensors")
     second = samwise(seed=1)
-    with pytest.raises(WeightsError, match="missing"):
+    with pytest.raises(WeightsError, match="does not fill"):
         start_from(second, tmp_path / "stage1.safetensors")
     fresh = [r"adapter\.adapters\..*\.selective\..*", r"memory\.encoder\..*", r"segmenter\..*obj_.*"]
     before = second.memory.encoder.linear1.weight.clone()

@@ -20,8 +20,9 @@ from rvos_lightning.parts.segmenters.sam_encoders import (
     add_adapters,
     normalise,
 )
-from rvos_lightning.parts.segmenters.sam_keys import key_map
-from rvos_lightning.parts.weights import convert, freeze, load_official, refuse_misfit
+from rvos_lightning.parts.segmenters.sam_keys import key_map, told_by
+from rvos_lightning.parts.starting import read_weights
+from rvos_lightning.parts.weights import WeightsError, convert, freeze, load_official, refuse_misfit
 
 Variant = Literal["tiny_sam", "mobile_sam", "edge_sam", "slim_sam", "slim_sam_77", "sam_b", "sam_l", "sam_h", "small"]
 
@@ -100,7 +101,7 @@ class Sam(Segmenter):
         if small:
             _start_aligned(self.mask_decoder)
         if weights is not None:
-            self.load_weights(load_official(weights))
+            read_weights(self, weights, lambda path: self.load_weights(load_official(path)))
         if frozen_encoder:
             freeze(self.encoder)
         if adapter_width:
@@ -112,10 +113,13 @@ class Sam(Segmenter):
         Raises:
             WeightsError: keys or shapes do not fit.
         """
-        if any(key.startswith("image_encoder.") for key in state):
-            state = convert(state, key_map(self.family), self.state_dict())
-        own, remedy = self.state_dict(), "set segmenter.variant to the file's"
-        refuse_misfit(state, own, lambda key: "obj_score" in key, what=f"checkpoint for {self.variant}", remedy=remedy)
+        own = self.state_dict()
+        try:
+            if any(key.startswith(("image_encoder.", "segmenter.", "network.")) for key in state):
+                state = convert(state, key_map(self.family), own)
+            refuse_misfit(state, own, lambda key: "obj_score" in key, what=f"checkpoint for {self.variant}")
+        except WeightsError as error:
+            raise WeightsError(f"weights for {self.variant}: {told_by(state)} ({error})") from error
         self.load_state_dict({**own, **state})
 
     def encode(self, images: Float[Tensor, "images 3 height width"], after_stage: StageHook | None = None) -> Pyramid:

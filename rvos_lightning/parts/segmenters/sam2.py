@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from rvos_lightning.core.seams import Decoded, Pyramid, Segmenter, StageHook
 from rvos_lightning.parts.segmenters import sam2_build as build
 from rvos_lightning.parts.segmenters.sam2_build import HUB_FILES, SIZES, Sam2Size, Variant
+from rvos_lightning.parts.starting import read_weights
 from rvos_lightning.parts.weights import freeze, load_official, mark_reproducible, refuse_misfit
 
 ABSENT = -1024.0  # logit of every pixel when the object is said to be absent (sam2_base.py NO_OBJ_SCORE)
@@ -96,7 +97,7 @@ class Sam2(Segmenter):
         self.pixel_mean, self.pixel_std = tuple(pixel_mean), tuple(pixel_std)
         self._add_modules(size, stride)
         if weights is not None:
-            self._load(weights)
+            read_weights(self, weights, self.load_weights)
         self._freeze(frozen, trainable, frozen_dropout)
 
     def _add_modules(self, size: Sam2Size, stride: int) -> None:
@@ -116,7 +117,12 @@ class Sam2(Segmenter):
             self.obj_ptr_tpos_proj = nn.Linear(size.hidden, size.memory_width)
             self.no_obj_embed_spatial = _small(1, size.memory_width)
 
-    def _load(self, weights: str) -> None:
+    def load_weights(self, weights: str) -> None:
+        """Read a file of Meta's or of ours, or a hub id.
+
+        Raises:
+            WeightsError: it does not fit.
+        """
         path = Path(weights)
         if not path.exists() and weights in HUB_FILES:
             from huggingface_hub import hf_hub_download
@@ -127,8 +133,7 @@ class Sam2(Segmenter):
             state = {
                 key: value for key, value in state.items() if key in own or "obj" not in key.rsplit("decoder.")[-1]
             }
-        remedy = "set segmenter.variant and segmenter.version as in the file's name"
-        refuse_misfit(state, own, what=str(path), remedy=remedy)
+        refuse_misfit(state, own, what=str(path), remedy=build.told_by(state))
         self.load_state_dict(state)
         mark_reproducible(self, str(path))
 

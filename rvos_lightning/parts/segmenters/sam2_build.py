@@ -3,6 +3,8 @@
 Importing the package sets up Hydra's global state, so every import of it is inside a function here.
 """
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -94,6 +96,27 @@ SIZES: dict[str, Sam2Size] = {
         fuser_scale=0.1,
     ),
 }
+
+BLOCKS = {sum(SIZES[name].stages): name for name in ("hiera_t", "hiera_s", "hiera_b+", "hiera_l")}
+
+
+def variant_of(keys: Iterable[str]) -> str | None:
+    """The published trunk that a checkpoint's keys belong to, by its number of blocks; None: none of them."""
+    found = (re.search(r"image_encoder\.trunk\.blocks\.(\d+)\.", key) for key in keys)
+    return BLOCKS.get(1 + max((int(match[1]) for match in found if match), default=-1))
+
+
+def told_by(keys: Iterable[str]) -> str:
+    """What a checkpoint's keys say that it is, and the flags that go with it."""
+    keys = list(keys)
+    if any(key.startswith(("segmenter.", "network.segmenter.")) for key in keys):
+        return "it holds a whole network: give it to --model.weights"
+    variant, version = variant_of(keys), "2.1" if "no_obj_embed_spatial" in keys else "2.0"
+    if variant is None:
+        return "it is no file of SAM 2's"
+    flags = f"--model.network.segmenter.variant {variant} --model.network.segmenter.version {version}"
+    return f"it is SAM {version} with {variant}: {flags}"
+
 
 HUB_FILES = {  # hub id -> file, as in sam2/build_sam.py
     f"facebook/sam2{dot}-hiera-{long}": f"sam2{dot}_hiera_{short}.pt"

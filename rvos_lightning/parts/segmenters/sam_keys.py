@@ -1,5 +1,9 @@
 """Key maps from every official image-SAM checkpoint to `Sam` (spec 6.1)."""
 
+from collections.abc import Mapping
+
+from torch import Tensor
+
 from rvos_lightning.parts.weights import KeyMap, Rule
 
 
@@ -84,6 +88,25 @@ TINY_VIT_DROP = (r".*\.(?:norm_head|head)\..*", r".*\.attention_bias_idxs")
 
 OCCLUSION_KEYS = (r"mask_decoder\.obj_score_token\.weight", r"mask_decoder\.pred_obj_score_head\..*")
 """What SAM-I2V's decoder has beyond SAM's; it starts from initialisation (spec 6.2)."""
+
+
+_WIDTHS = {384: "slim_sam", 168: "slim_sam_77", 768: "sam_b", 1024: "sam_l", 1280: "sam_h"}
+
+
+def told_by(state: Mapping[str, Tensor]) -> str:
+    """What a checkpoint's keys say that it is, and the flag that goes with it."""
+    flag = "--model.network.segmenter.variant"
+    if any(key.startswith(("segmenter.", "network.segmenter.")) for key in state):
+        return "it holds a whole network: give it to --model.weights"
+    if any(key.startswith("image_encoder.trunk_") for key in state):
+        return "it is SAM-I2V's: convert it and give it to --model.weights"
+    if any(key.startswith("image_encoder.features.") for key in state):
+        return f"it is EdgeSAM: {flag} edge_sam"
+    if any(key.startswith("image_encoder.patch_embed.seq.") for key in state):
+        return f"it is TinySAM or MobileSAM: {flag} tiny_sam or mobile_sam"
+    places = state.get("image_encoder.pos_embed")
+    variant = None if places is None else _WIDTHS.get(places.shape[-1])
+    return f"its encoder is {variant}: {flag} {variant}" if variant else "it is of no image SAM that is known here"
 
 
 def key_map(family: str) -> KeyMap:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from rvos_lightning.parts.text.encoder import Real, TextEncoder, Words
 from rvos_lightning.parts.text.roberta import TextSize
-from rvos_lightning.parts.text.tokenizers import HubTokenizer, Tokenizer, WordTokenizer
+from rvos_lightning.parts.text.tokenizers import Tokenizer, tokenizer_for
 from rvos_lightning.parts.weights import freeze, mark_reproducible
 
 CLIP_B = TextSize(vocabulary=49408, width=512, layers=12, heads=8, mlp=2048, positions=77, dropout=0.0)
@@ -30,15 +30,14 @@ class ClipText(TextEncoder):
     def __init__(
         self,
         weights: str | None = None,
-        tokenizer: str | Tokenizer | None = None,
+        tokenizer: Tokenizer | str | None = None,
         size: TextSize = CLIP_B,
         frozen: bool = True,
     ) -> None:
         super().__init__()
         from transformers import CLIPTextConfig, CLIPTextModel
 
-        source = tokenizer or weights
-        self.tokenizer = HubTokenizer(source) if isinstance(source, str) else source or WordTokenizer()
+        self.tokenizer = tokenizer_for(tokenizer, weights, "--model.network.adapter.text.tokenizer")
         if weights is not None:
             self.model = CLIPTextModel.from_pretrained(weights, attn_implementation="sdpa")
             mark_reproducible(self, weights)

@@ -2,13 +2,19 @@
 
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jaxtyping import Int
 from torch import Tensor
 
+from rvos_lightning.parts.starting import read_weights, started
 from rvos_lightning.parts.text.encoder import Real, TextEncoder, Words
-from rvos_lightning.parts.text.tokenizers import HubTokenizer, Tokenizer, WordTokenizer
+from rvos_lightning.parts.text.tokenizers import Tokenizer, tokenizer_for
 from rvos_lightning.parts.weights import freeze, mark_reproducible
+
+if TYPE_CHECKING:
+    from transformers import RobertaConfig
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,7 @@ class Roberta(TextEncoder):
     Args:
         weights: folder or hub id of a transformers RoBERTa; None: random weights of `size`.
         tokenizer: `weights` or another folder or hub id; a `Tokenizer`; None: the weights' own, or hashed words.
-        size: widths and depths, ignored when `weights` is given.
+        size: widths and depths, ignored where `weights` is there to be asked.
         frozen: no gradients.
         frozen_dropout: a frozen encoder keeps dropout in training, as the official SAMWISE and SgMg leave it.
         pooler: with transformers' pooler. Published files often lack its weights: then they are random, which is
@@ -55,41 +61,20 @@ class Roberta(TextEncoder):
     def __init__(
         self,
         weights: str | None = None,
-        tokenizer: str | Tokenizer | None = None,
+        tokenizer: Tokenizer | str | None = None,
         size: TextSize = TextSize(),  # noqa: B008 (frozen)
         frozen: bool = True,
         frozen_dropout: bool = False,
         pooler: bool = False,
     ) -> None:
         super().__init__()
-        from transformers import RobertaConfig, RobertaModel
+        from transformers import RobertaModel
 
-        source = tokenizer or weights
-        self.tokenizer = HubTokenizer(source) if isinstance(source, str) else source or WordTokenizer()
+        self.tokenizer = tokenizer_for(tokenizer, weights, "--model.network.adapter.text.tokenizer")
+        config = config_of(size, self.tokenizer.size) if weights is None else published_config(weights, size)
+        self.model = RobertaModel(config, add_pooling_layer=pooler)
         if weights is not None:
-            self.model, info = RobertaModel.from_pretrained(
-                weights,
-                add_pooling_layer=pooler,
-                attn_implementation="sdpa",
-                layer_norm_eps=1e-5,
-                output_loading_info=True,
-            )
-            self._mark(weights, [key for key in info["missing_keys"] if key.startswith("pooler.")])
-        else:
-            config = RobertaConfig(
-                vocab_size=size.vocabulary or self.tokenizer.size,
-                hidden_size=size.width,
-                num_hidden_layers=size.layers,
-                num_attention_heads=size.heads,
-                intermediate_size=size.mlp,
-                max_position_embeddings=size.positions + 2,
-                hidden_dropout_prob=size.dropout,
-                attention_probs_dropout_prob=size.dropout,
-                layer_norm_eps=1e-5,
-                type_vocab_size=1,
-                attn_implementation="sdpa",
-            )
-            self.model = RobertaModel(config, add_pooling_layer=pooler)
+            read_weights(self, weights, self.load_weights)
         if self.tokenizer.size > self.model.config.vocab_size:
             raise ValueError(
                 f"Roberta: the tokenizer has {self.tokenizer.size} ids, the embedding {self.model.config.vocab_size} "
@@ -99,6 +84,17 @@ class Roberta(TextEncoder):
         self.model.train()
         if frozen:
             freeze(self, train_mode=frozen_dropout)
+
+    def load_weights(self, weights: str) -> None:
+        """Read a transformers folder or hub id; a pooler that it lacks keeps its values."""
+        from transformers import RobertaModel
+
+        pooler = self.model.pooler is not None
+        read, info = RobertaModel.from_pretrained(
+            weights, config=self.model.config, add_pooling_layer=pooler, output_loading_info=True
+        )
+        self.model.load_state_dict(read.state_dict())
+        self._mark(weights, [key for key in info["missing_keys"] if key.startswith("pooler.")])
 
     def _mark(self, weights: str, random: list[str]) -> None:
         """Checkpoints may leave out what came from the file, but not a pooler that the file lacks."""
@@ -134,3 +130,31 @@ class Roberta(TextEncoder):
     def sentence(self, words: Words, ids: Int[Tensor, "batch words"]) -> Tensor:
         """The start token's state, or the pooler's answer to it."""
         return words[:, 0] if self.model.pooler is None else self.model.pooler(words)
+
+
+def config_of(size: TextSize, words: int) -> "RobertaConfig":
+    """The transformers configuration of own widths; `words` is the vocabulary where `size` leaves it open."""
+    from transformers import RobertaConfig
+
+    return RobertaConfig(
+        vocab_size=size.vocabulary or words,
+        hidden_size=size.width,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        intermediate_size=size.mlp,
+        max_position_embeddings=size.positions + 2,
+        hidden_dropout_prob=size.dropout,
+        attention_probs_dropout_prob=size.dropout,
+        layer_norm_eps=1e-5,
+        type_vocab_size=1,
+        attn_implementation="sdpa",
+    )
+
+
+def published_config(weights: str, size: TextSize) -> "RobertaConfig":
+    """The configuration of published weights; of `size` where the network starts from a file and they are not there."""
+    from transformers import RobertaConfig
+
+    if started() is not None and not Path(weights).is_dir():
+        return config_of(size, 0)
+    return RobertaConfig.from_pretrained(weights, attn_implementation="sdpa", layer_norm_eps=1e-5)

@@ -1,10 +1,14 @@
 """Sentences to token ids: a published tokenizer from disk or hub, or words of a small vocabulary."""
 
+import json
 import re
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+
+from rvos_lightning.parts.starting import started
+from rvos_lightning.parts.weights import WeightsError
 
 
 class Tokenizer(ABC):
@@ -29,20 +33,59 @@ class HubTokenizer(Tokenizer):
     """A transformers tokenizer.
 
     Args:
-        source: a folder, or a hub id such as roberta-base.
+        source: a folder, a hub id such as roberta-base, or what `stored` made of one.
     """
 
     def __init__(self, source: str) -> None:
-        from transformers import AutoTokenizer
+        from tokenizers import Tokenizer as Backend
+        from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-        self.source = source
-        self._tokenizer = AutoTokenizer.from_pretrained(source)
+        if source.startswith("{"):
+            kept = json.loads(source)
+            backend = Backend.from_str(kept.pop("tokenizer"))
+            self._tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **kept)
+        else:
+            self._tokenizer = AutoTokenizer.from_pretrained(source)
         self.pad, self.end = self._tokenizer.pad_token_id, self._tokenizer.eos_token_id
         self.size = len(self._tokenizer)
 
     def __call__(self, text: str) -> list[int]:
         """Ids of a sentence, with the tokenizer's own start and end tokens."""
         return self._tokenizer(text)["input_ids"]
+
+    def stored(self) -> str:
+        """The whole tokenizer as text, to be kept inside a weights file (`rvos convert --tokenizer`)."""
+        named = {key: getattr(self._tokenizer, key) for key in ("bos_token", "eos_token", "pad_token", "unk_token")}
+        return json.dumps({"tokenizer": self._tokenizer.backend_tokenizer.to_str(), **named})
+
+
+def tokenizer_for(given: str | Tokenizer | None, weights: str | None, flag: str) -> Tokenizer:
+    """The tokenizer of a text encoder.
+
+    Args:
+        given: a tokenizer, a folder or a hub id; None: the one inside the file that the network starts from, else that
+            of `weights`, else hashed words.
+        weights: folder or hub id of the text encoder.
+        flag: what a user types to give one.
+
+    Raises:
+        WeightsError: there is none to be had.
+    """
+    if isinstance(given, Tokenizer):
+        return given
+    start = started()
+    if given is None and start is not None and "tokenizer" in start.said:
+        return HubTokenizer(start.said["tokenizer"])
+    source = given or weights
+    if source is None:
+        return WordTokenizer()
+    try:
+        return HubTokenizer(source)
+    except (OSError, ValueError) as error:
+        raise WeightsError(
+            f"no tokenizer in {source}, and words need one: give {flag} FOLDER, which holds vocab.json and merges.txt "
+            "(or tokenizer.json) of roberta-base, or keep it inside the weights file: convert with --tokenizer FOLDER"
+        ) from error
 
 
 class WordTokenizer(Tokenizer):

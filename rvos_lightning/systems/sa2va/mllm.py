@@ -1,7 +1,7 @@
 """The multimodal language model: visual tokens, states, greedy answers with a shared prefix (transformers InternVL)."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from rvos_lightning.parts.starting import covered
 from rvos_lightning.systems.sa2va.lora import LoRA, add_lora, lora_scale, train_whole
 from rvos_lightning.systems.sa2va.shards import fill, mark_frozen
 from rvos_lightning.systems.sa2va.sizes import MLLMSize, transformers_config
@@ -61,12 +62,13 @@ class MLLM(nn.Module):
 
         self.size, self.image_token = size, image_token
         self.model: Any = InternVLForConditionalGeneration(transformers_config(size, image_token, attention))
-        if weights is not None:
+        read = weights is not None and not covered(self.model, "prompter.mllm.model.")
+        if read:
             self.load_beside(weights, self.model, "prompter.mllm.model.")
         if lora is not None:
             add_lora(self.model, lora, head=size.language.family == "internlm2")
         train_whole(self.model, train_vision, train_language)
-        if weights is not None:
+        if read:
             mark_frozen(self.model, str(weights))
         self.train_vision = train_vision
         self.register_buffer("lora_scale", lora_scale(lora))
@@ -86,6 +88,16 @@ class MLLM(nn.Module):
         if not self.train_vision:
             self.model.model.vision_tower.eval()
         return self
+
+    def adopt(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Merged weights under the names that adapters give them; the adapters start anew and change nothing yet."""
+        own = self.state_dict()
+        if not any(".lora_" in key for key in own) or any(".lora_" in key for key in state):
+            return dict(state)
+        inside = {key.replace(".base_layer.", "."): key for key in own}
+        fresh = {key: value for key, value in own.items() if ".lora_" in key}
+        renamed = {inside.get(key, key): value for key, value in state.items()}
+        return {**fresh, **renamed, "lora_scale": own["lora_scale"]}
 
     def load_beside(self, weights: Path, module: nn.Module, prefix: str) -> None:
         """Fill a module from a converted checkpoint, tensor by tensor; see `shards.fill`."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rvos_lightning.core.seams import Prompter
 from rvos_lightning.core.types import Clip, Features, Prompt
+from rvos_lightning.parts.starting import covered
 from rvos_lightning.systems.sa2va import conversation as talk
 from rvos_lightning.systems.sa2va.frames import Sampling, shown
 from rvos_lightning.systems.sa2va.lora import LoRA
@@ -20,9 +21,11 @@ from rvos_lightning.systems.sa2va.sizes import (
     RELEASED,
     MLLMSize,
     Released,
-    has_tokenizer,
     load_tokenizer,
+    size_at_start,
+    start_folder,
     stated_template,
+    tokenizer_folder,
 )
 from rvos_lightning.systems.sa2va.start import start_near
 from rvos_lightning.systems.sa2va.teaching import prepare_lesson
@@ -103,9 +106,10 @@ class MLLMPrompter(Prompter):
         start: Literal["published", "near"] = "published",
     ) -> None:
         super().__init__()
-        self.size = RELEASED[size] if isinstance(size, str) else size
-        self.tokenizer: Any = load_tokenizer(tokenizer or (weights if has_tokenizer(weights) else SHAPES_TOKENIZER))
-        template = template or stated_template(weights) or self.size.template
+        folder = start_folder() or weights
+        self.size = size_at_start(RELEASED[size] if isinstance(size, str) else size)
+        self.tokenizer: Any = load_tokenizer(tokenizer or tokenizer_folder(folder, weights) or SHAPES_TOKENIZER)
+        template = template or stated_template(folder) or self.size.template
         self.chat = talk.template(template, legacy_instruction_override)
         self.frames, self.sampling, self.prompt = frames, sampling, prompt
         self.questions, self.answers, self.absent_answer = tuple(questions), tuple(answers), absent_answer
@@ -122,7 +126,7 @@ class MLLMPrompter(Prompter):
         if start == "near" and weights is None:
             start_near(self.mllm.model, self.size)
             nn.init.normal_(self.to_prompt[2].weight, std=PROMPT_SCALE / width**0.5)
-        if weights is not None:
+        if weights is not None and not covered(self.to_prompt, "prompter.to_prompt."):
             self.mllm.load_beside(weights, self.to_prompt, "prompter.to_prompt.")
 
     def forward(self, clip: Clip, features: Features) -> Prompt:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rvos_lightning.parts.segmenters.sam2_build import variant_of
 from rvos_lightning.parts.weights import KeyMap, WeightsError, convert, load_official, report
 from rvos_lightning.systems.sa2va.key_map import FINETUNED, key_rules, to_official
 from rvos_lightning.systems.sa2va.lora import merged
@@ -25,11 +26,11 @@ SAM = "grounding_encoder.sam2_model."
 BESIDE = ("config.json", "generation_config.json", "vocab.json", "merges.txt", "tokenizer*", "*token*.json")
 
 
-def import_official(source: Path, destination: Path, sam2_variant: str = "hiera_l") -> str:
+def import_official(source: Path, destination: Path, sam2_variant: str | None = None) -> str:
     """Convert a released folder to ours: same tensors, our names, tokenizer and config copied along.
 
     Sa2VA-i folders have both decoders; Sa2VA folders have one (see `add_original_decoder`); InternVL2.5 folders only
-    fill the language model. No more than one shard lies in memory.
+    fill the language model. No more than one shard lies in memory. `sam2_variant` is found out where it is published.
 
     Raises:
         WeightsError: no config.json, or a key on either side that is not accounted for.
@@ -43,7 +44,8 @@ def import_official(source: Path, destination: Path, sam2_variant: str = "hiera_
         missing=[LORA_SCALE],
     )
     shapes = {key: torch.empty(shape, device="meta") for key, (_, shape) in layout.items()}
-    target = expected(size, two, any(key.startswith(SAM) for key in layout), sam2_variant)
+    with_sam = any(key.startswith(SAM) for key in layout)
+    target = expected(size, two, with_sam, sam2_variant or variant_of(layout) or "hiera_l")
     words = _own_vocabulary(key_map.rename(shapes).state, target)
     convert(shapes, key_map, {**target, **words})
     write_shards(_renamed(Tensors(source), list(layout), key_map), destination)

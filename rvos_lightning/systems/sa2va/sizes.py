@@ -1,10 +1,12 @@
 """Sizes of the language models: the four released ones, any other, and their transformers configurations."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from rvos_lightning.parts.starting import started
+from rvos_lightning.parts.weights import WeightsError
 from rvos_lightning.systems.sa2va.conversation import TemplateName
 
 if TYPE_CHECKING:
@@ -182,9 +184,37 @@ def stated_template(folder: Path | None) -> str | None:
     return stated if stated in get_args(TemplateName) else None
 
 
-def has_tokenizer(folder: Path | None) -> bool:
-    """Whether a checkpoint folder brings its tokenizer along."""
-    return folder is not None and any((Path(folder) / f"tokenizer.{end}").is_file() for end in ("json", "model"))
+def tokenizer_folder(*folders: Path | None) -> Path | None:
+    """The first checkpoint folder that brings its tokenizer along."""
+    files = ("tokenizer.json", "tokenizer.model", "vocab.json")
+    there = (Path(folder) for folder in folders if folder is not None)
+    return next((folder for folder in there if any((folder / file).is_file() for file in files)), None)
+
+
+def start_folder() -> Path | None:
+    """The converted folder that the network starts from, if it is one."""
+    start = started()
+    return start.path if start is not None and start.path.is_dir() else None
+
+
+def size_at_start(size: MLLMSize) -> MLLMSize:
+    """`size` with the vocabulary of the folder that the network starts from.
+
+    Raises:
+        WeightsError: the folder's language model is of another size.
+    """
+    start = started()
+    name = "prompter.mllm.model.model.language_model.embed_tokens.weight"
+    if start is None or name not in start.state:
+        return size
+    rows, width = start.state[name].shape
+    if width != size.language.width:
+        known = next((key for key, value in RELEASED.items() if value.language.width == width), "of its own")
+        raise WeightsError(
+            f"{start.path} holds a language model {width} wide, prompter.size asks for {size.language.width}: "
+            f"take the recipe of size {known}, or set --model.network.prompter.size"
+        )
+    return replace(size, language=replace(size.language, vocabulary=rows))
 
 
 def load_tokenizer(path: Path) -> Any:

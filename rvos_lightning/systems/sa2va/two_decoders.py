@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 from rvos_lightning.core.seams import Decoded
 from rvos_lightning.parts.segmenters.sam2 import Sam2
 from rvos_lightning.parts.segmenters.sam2_build import Variant
+from rvos_lightning.parts.starting import started
 from rvos_lightning.parts.weights import freeze, mark_reproducible
 from rvos_lightning.systems.sa2va.tiling import Normalisation, normalise, resize_frames
 
@@ -72,12 +74,26 @@ class TwoDecoderSam2(Sam2):
         if options.get("weights") is None:  # no loss reaches this head: at random it would mix the three masks
             for parameter in self.sam_mask_decoder.iou_prediction_head.layers[-1].parameters():
                 nn.init.zeros_(parameter)
+        elif (start := started()) is not None and not start.holds("original_decoder."):
+            second_decoder = Path(str(options["weights"])).exists()  # then it is read from there
         self.original_decoder: Any = copy.deepcopy(self.sam_mask_decoder) if second_decoder else None
         self.half_positions, self.normalisation, self.resample = half_positions, normalisation, resample
         if train_original:
             self._train_tracker()
         elif second_decoder:
             freeze(self.original_decoder)
+        self._mark_children()
+
+    def load_weights(self, weights: str) -> None:
+        """See `Sam2`; both decoders start as the file's one."""
+        second = self.__dict__["_modules"].pop("original_decoder", None)
+        super().load_weights(weights)
+        self.original_decoder = second
+        if second is not None:
+            second.load_state_dict(self.sam_mask_decoder.state_dict())
+        self._mark_children()
+
+    def _mark_children(self) -> None:
         if source := getattr(self, "weights_source", None):
             for child in self.children():
                 mark_reproducible(child, source)

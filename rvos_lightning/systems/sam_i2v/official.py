@@ -81,7 +81,7 @@ def import_official(source: Path | str, destination: Path | str) -> str:
         WeightsError: a key on either side is not accounted for.
     """
     state, goal = load_official(source), target()
-    save(convert(state, KEY_MAP, goal), destination)
+    save(convert(state, KEY_MAP, goal), destination, {"system": "sam_i2v", "variant": "tiny_sam"})
     return report(state, KEY_MAP, goal)
 
 

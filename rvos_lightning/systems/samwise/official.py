@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from rvos_lightning.parts.segmenters.sam2_build import BLOCKS, variant_of
 from rvos_lightning.parts.weights import KeyMap, Rule, WeightsError, convert, load_official, report, save
 
 TEXT, OUR_TEXT = "text_encoder.model.encoder.sentence_encoder.", "adapter.text.model."
@@ -156,12 +157,10 @@ def describe(state: Mapping[str, Tensor]) -> str:
 
 def trunk_variant(state: Mapping[str, Tensor]) -> str:
     """hiera_t, hiera_s, hiera_b+ or hiera_l, from the number of blocks."""
-    pattern = re.compile(r"sam\.image_encoder\.trunk\.blocks\.(\d+)\.norm1\.weight")
-    blocks = 1 + max((int(m[1]) for key in state if (m := pattern.fullmatch(key))), default=-1)
-    names = {12: "hiera_t", 16: "hiera_s", 24: "hiera_b+", 48: "hiera_l"}
-    if blocks not in names:
-        raise WeightsError(f"the trunk has {blocks} blocks; SAM 2's have 12, 16, 24 or 48")
-    return names[blocks]
+    variant = variant_of(state)
+    if variant is None:
+        raise WeightsError(f"the trunk has not as many blocks as one of SAM 2's: {', '.join(map(str, BLOCKS))}")
+    return variant
 
 
 def parts_for(state: Mapping[str, Tensor]) -> nn.Module:
