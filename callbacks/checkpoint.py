@@ -12,11 +12,11 @@ class BestCheckpoint(ModelCheckpoint):
     """Keeps the checkpoint with the best validation score as `checkpoints/best.ckpt`.
 
     Args:
-        monitor: logged score.
+        monitor: logged score; None: the one that the paper of the validated data quotes ("val/j_and_f" for most).
         mode: "max" or "min".
     """
 
-    def __init__(self, monitor: str = "val/j_and_f", mode: str = "max"):
+    def __init__(self, monitor: str | None = None, mode: str = "max"):
         super().__init__(
             filename="best", monitor=monitor, mode=mode, save_top_k=1, enable_version_counter=False,
             auto_insert_metric_name=False, save_on_train_epoch_end=False,
@@ -25,6 +25,9 @@ class BestCheckpoint(ModelCheckpoint):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Beside the last checkpoint, whichever logger is on."""
         self.dirpath = str(Path(trainer.default_root_dir) / "checkpoints")
+        metrics = [metric for metric in pl_module.metrics["val"].values() if hasattr(metric, "headline")]
+        if self.monitor is None:
+            self.monitor = f"val/{metrics[0].main_score}" if metrics else "val/j_and_f"
         super().setup(trainer, pl_module, stage)
 
 

@@ -9,7 +9,9 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 
 from rvos_lightning.core.seams import MaskSink
 from rvos_lightning.core.types import SegmentedWindow
-from rvos_lightning.metrics.layouts import LayoutName, SubmissionError, expected_items
+from rvos_lightning.data.reader import expected_items
+from rvos_lightning.metrics.id_maps import id_map_masks
+from rvos_lightning.metrics.layouts import LayoutName
 from rvos_lightning.metrics.submission import MaskFolder
 
 
@@ -20,7 +22,7 @@ class MaskWriter(MaskSink, BasePredictionWriter):
 
     Args:
         folder: where the PNG files go; None: `submission_<data set>` in the run folder.
-        layout: the server's form; None: the one that bears the data set's name.
+        layout: the server's form; None: the data set's own.
         stage: the stage whose masks are written.
         zip: also build and check the zip; needs the whole split.
     """
@@ -37,24 +39,18 @@ class MaskWriter(MaskSink, BasePredictionWriter):
         self._masks: MaskFolder | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Name the folder and check the layout before anything is computed.
-
-        Raises:
-            SubmissionError: no layout bears the data set's name.
-        """
+        """Name the folder."""
         if stage != {"val": "validate"}.get(self.stage, self.stage):
             return
-        source = self._reader(trainer).name
-        root = self.folder or Path(trainer.default_root_dir) / f"submission_{source}"
-        try:
-            self._masks = MaskFolder(root, self.layout or source)
-        except SubmissionError as error:
-            raise SubmissionError(f"MaskWriter.layout: {error}") from None
+        reader = self._reader(trainer)
+        root = self.folder or Path(trainer.default_root_dir) / f"submission_{reader.name}"
+        self._masks = MaskFolder(root, self.layout or reader.layout)
 
     def write(self, stage: str, window: SegmentedWindow, last: bool) -> None:
         """Write one window."""
         if stage == self.stage and self._masks is not None:
-            self._masks.write_all(window.clip.meta, window.masks)
+            merged = id_map_masks(window, probable=True) if self._masks.layout.probable else window.masks
+            self._masks.write_all(window.meta, merged)
 
     def write_on_batch_end(
         self,

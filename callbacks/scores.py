@@ -36,7 +36,7 @@ class Scores(Callback):
         metrics: Any = pl_module.metrics
         if not len(metrics):
             return
-        rules = sorted({getattr(metric, "rule", type(metric).__name__) for metric in metrics.values()})
+        rules = sorted({getattr(metric, "said", type(metric).__name__) for metric in metrics.values()})
         tables = {name: metric.table() for name, metric in metrics.items() if self.table and hasattr(metric, "table")}
         scores = {
             key.removeprefix(f"{stage}/"): float(value)

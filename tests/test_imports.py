@@ -27,8 +27,8 @@ ALLOWED = {
         "rvos_lightning.run.sharding",
     ),
     "parts": (CORE + "types", CORE + "seams", "rvos_lightning.systems"),  # official maps by name, at run time
-    "data": (CORE + "types",),
-    "metrics": (CORE + "types", "rvos_lightning.data.reader"),
+    "data": (CORE + "types", "rvos_lightning.metrics"),  # a reader states its protocol
+    "metrics": (CORE + "types",),
 }
 
 

@@ -16,7 +16,7 @@ class Evaluation(LightningModule):
 
     Args:
         network: turns a clip into a prediction.
-        metrics: name -> metric, updated with every window of masks in validation and test.
+        metrics: name -> metric, updated with every window of validation and test; None: those of the data's papers.
         window: frames per network call.
 
     Attributes:
@@ -27,11 +27,18 @@ class Evaluation(LightningModule):
 
     sharding: Whole
 
-    def __init__(self, network: Network, metrics: dict[str, Metric], window: int):
+    def __init__(self, network: Network, metrics: dict[str, Metric] | None, window: int):
         super().__init__()
-        self.network, self.metrics, self.window = network, nn.ModuleDict(metrics), window
+        self.network, self.metrics, self.window = network, nn.ModuleDict(metrics or {}), window
+        self.asks_data = metrics is None
         self.objectives: list[Objective] = []
         self.sinks: list[MaskSink] = []
+
+    def ask_data(self, stage: str) -> None:
+        """The metrics that the data module states for a stage, unless others were given."""
+        if self.asks_data and stage != "predict" and hasattr(self.trainer.datamodule, "metrics"):
+            own = self.trainer.datamodule.metrics("test" if stage == "test" else "val")
+            self.metrics = nn.ModuleDict(own).to(self.device)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Segment, score, hand masks to the sinks."""
@@ -69,6 +76,8 @@ class Evaluation(LightningModule):
         self.sharding.end_evaluation()
         for metric in self.metrics.values() if stage != "predict" else ():
             scores = metric.compute()
+            if getattr(metric, "nothing", False) and self.trainer.state.fn != "fit" and not self.trainer.fast_dev_run:
+                raise ValueError("no frame of this split is annotated, so there is nothing to score")
             self.log_dict({f"{stage}/{name}": float(value) for name, value in scores.items()}, rank_zero_only=True)
 
     def on_validation_epoch_start(self) -> None:

@@ -1,6 +1,7 @@
 """A long video through a network, window by window, in bounded memory."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -46,8 +47,9 @@ def precision_of(network: nn.Module) -> torch.dtype:
 
 def segmented(prediction: Prediction, clip: Clip, targets: Targets | None) -> SegmentedWindow:
     """A network's answer as masks of the targets' size, or of the original video's where there are none."""
-    masks = at_target_size(prediction.mask_logits, clip, targets, prediction.covers) > 0
-    window = SegmentedWindow(masks, targets, clip.meta, clip, prediction, scores=prediction.scores)
+    logits = partial(at_target_size, prediction.mask_logits, clip, targets, prediction.covers)
+    window = SegmentedWindow(logits() > 0, targets, clip.meta, clip, prediction, scores=prediction.scores)
+    window.logits = logits
     if prediction.no_target_logits is not None:
         window.no_target = prediction.no_target_logits > 0
     if prediction.proposal_logits is not None:

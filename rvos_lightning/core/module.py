@@ -30,7 +30,8 @@ class RVOSModule(Evaluation):
 
     Args:
         network: turns a clip into a prediction.
-        metrics: name -> metric, updated with every window of masks in validation and test.
+        metrics: name -> metric, updated with every window of validation and test; None: those that the papers of the
+            data use, as the data module states them.
         optimizer: builds the optimizer from parameter groups.
         scheduler: builds a schedule that is stepped every optimizer step; a `core.optim.Schedule` ends with training.
         lr_scale: regular expression on parameter names -> factor on the learning rate.
@@ -63,7 +64,7 @@ class RVOSModule(Evaluation):
         compile: bool = False,
         shard_above: int = 1_000_000,
     ):
-        super().__init__(network, metrics or {}, window)
+        super().__init__(network, metrics, window)
         self.optimizer, self.scheduler = optimizer, scheduler
         self.lr_scale, self.no_decay, self.layer_decay = lr_scale or {}, no_decay or [], layer_decay
         self.shard_above = shard_above
@@ -91,6 +92,7 @@ class RVOSModule(Evaluation):
             raise ValueError(
                 "fit needs a loss: add an entry to `objectives`, e.g. --objectives.mask callbacks.DiceFocal"
             )
+        self.ask_data(stage)
         self.chooser = find_chooser(self.network, self.objectives) if stage == "fit" else None
 
     def configure_model(self) -> None:

@@ -6,7 +6,7 @@ counts items (an expression or an object of some video); `Clip.video` says which
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypeVar
 
@@ -371,6 +371,7 @@ class SegmentedWindow:
         prediction: the network's answer; None likewise.
         proposals: `Prediction.proposal_logits`, made masks as `masks` are.
         scores: confidence of each proposal.
+        logits: makes `Prediction.mask_logits` of the masks' size, too large to keep.
         no_target: what the network's head decided; None where it has none and only an empty mask can say it.
     """
 
@@ -382,3 +383,4 @@ class SegmentedWindow:
     proposals: Bool[Tensor, "batch time proposals height width"] | None = None
     scores: Float[Tensor, "batch time proposals"] | None = None
     no_target: Bool[Tensor, "batch"] | None = None
+    logits: Callable[[], Float[Tensor, "batch time height width"]] | None = None

@@ -1,6 +1,6 @@
 """The data module of a layout on disk: which of its splits serves which of the trainer's tasks."""
 
-from abc import abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,33 +9,37 @@ from rvos_lightning.data.reader import Reader
 
 
 class DiskData(VideoDataModule):
-    """Splits by name; a subclass opens them.
+    """Splits by name, opened by a reader.
+
+    A subclass states the reader, the usual splits, and the options that its reader has besides.
+
+    Attributes:
+        opens: the reader, called with root, split and options.
 
     Args:
         root: the data set's folder.
-        train_split: split to train on; None for none (likewise below).
-        val_split: split scored while training.
-        test_split: split scored by `test`.
-        predict_split: split segmented by `predict`, often one whose truth only a server knows.
+        splits: of the data set, for training, validation, test and prediction; None for none.
+        options: what the reader is told besides root and split.
         kwargs: see `VideoDataModule`.
     """
 
+    opens: type[Reader]
+
     def __init__(
-        self,
-        root: Path | str,
-        train_split: str | None,
-        val_split: str | None,
-        test_split: str | None,
-        predict_split: str | None,
-        **kwargs: Any,
+        self, root: Path | str, splits: Sequence[str | None], options: dict[str, Any] | None = None, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        self.root = Path(root).expanduser()
-        self.splits = {"train": train_split, "val": val_split, "test": test_split, "predict": predict_split}
+        self.root, self.options = Path(root).expanduser(), options or {}
+        self.splits = dict(zip(("train", "val", "test", "predict"), splits, strict=True))
 
-    @abstractmethod
+    @property
+    def licence(self) -> str:
+        """Name and terms, as the reader states them."""
+        return self.opens.licence
+
     def open(self, split: str) -> Reader:
         """The reader of a split of this data set."""
+        return self.opens(self.root, split, **self.options)
 
     def reader(self, split: Literal["train", "val", "test", "predict"]) -> Reader | None:
         """See `VideoDataModule.reader`."""

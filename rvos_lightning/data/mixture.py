@@ -13,6 +13,7 @@ from rvos_lightning.data.clips.sampler import Draw, ResumableLoader, rank_and_wo
 from rvos_lightning.data.clips.transforms import ClipSample
 from rvos_lightning.data.module import Split, VideoDataModule
 from rvos_lightning.data.reader import DataError, Reader
+from rvos_lightning.metrics.rows import FrameRows
 
 
 class MixedClips(Dataset):
@@ -165,6 +166,16 @@ class Mixture(VideoDataModule):
         self.check()
         readers = (self.sources[name].read(split) for name in self.evaluate or self.sources)
         return next((reader for reader in readers if reader is not None), None)
+
+    def metrics(self, split: Split) -> dict[str, FrameRows]:
+        """One metric where all evaluated sources share a protocol, else one a source, as `<score>/<source>`."""
+        readers = [self.sources[name].read(split) for name in self.evaluate or self.sources]
+        found = {reader.name: reader.protocol() for reader in readers if reader is not None}
+        if len({metric.rule for metric in found.values()}) <= 1:
+            return {metric.headline: metric for metric in found.values()}
+        for name, metric in found.items():
+            metric.only = name
+        return {f"{metric.headline}_{name}".replace(".", "_"): metric for name, metric in found.items()}
 
     def evaluation_batches(self, split: Split) -> Several | None:
         """Batches of all evaluated sources that have the split."""

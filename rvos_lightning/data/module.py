@@ -21,6 +21,7 @@ from rvos_lightning.data.clips.shuffled import ShuffledExpressions
 from rvos_lightning.data.clips.transforms import Augmentation, Resize
 from rvos_lightning.data.clips.users import UserFactory
 from rvos_lightning.data.reader import DataError, Reader
+from rvos_lightning.metrics.rows import FrameRows
 
 Split = Literal["train", "val", "test", "predict"]
 
@@ -48,7 +49,8 @@ class VideoDataModule(LightningDataModule, ABC):
         eval_size: as `size`, in evaluation; None: the same (likewise `eval_resize`).
         eval_resize: as `resize`, in evaluation.
         eval_batch_size: videos in an evaluation batch, where they are small and equal in size and length.
-        items_per_video_eval: at most so many items of a video in an evaluation batch; None for all.
+        items_per_video_eval: at most so many items of a video in an evaluation batch; None for all. Protocols that
+            compare the objects of a video with each other (DAVIS, YouTube-VOS, MOSE, Ref-DAVIS17) always get all.
         in_memory_pixels: in evaluation, longer videos (frames x height x width) are read window by window.
         limit: use only the first so many videos of each split.
         simulate_user: makes the user who prompts objects and corrects masks, for promptable systems.
@@ -136,6 +138,12 @@ class VideoDataModule(LightningDataModule, ABC):
             self._readers[split] = reader
         return self._readers[split]
 
+    def metrics(self, split: Split) -> dict[str, FrameRows]:
+        """What the papers of a split's data score with, by the score they quote; nothing where truth is hidden."""
+        reader = self.read(split)
+        metric = None if reader is None else reader.protocol()
+        return {} if metric is None else {metric.headline: metric}
+
     def train_clips(self) -> TrainClips:
         """The training set as it is sampled.
 
@@ -156,9 +164,8 @@ class VideoDataModule(LightningDataModule, ABC):
         reader = self.read(split)
         if reader is None:
             return None
-        shares = plan_evaluation(
-            reader, self.limit, self.eval_batch_size, self.items_per_video_eval, self.in_memory_pixels
-        )
+        items = None if reader.protocol().id_maps or reader.layout.merged else self.items_per_video_eval
+        shares = plan_evaluation(reader, self.limit, self.eval_batch_size, items, self.in_memory_pixels)
         return EvaluationBatches(reader, shares, self.eval_framing, self.simulate_user, self.seed)
 
     def train_dataloader(self) -> ResumableLoader:

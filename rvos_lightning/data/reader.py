@@ -5,14 +5,19 @@ clips, sizes, epochs or augmentation. One small file a layout.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 
-from rvos_lightning.core.types import Facts
+from rvos_lightning.core.types import ClipMeta, Facts
+from rvos_lightning.metrics.expressions import JAndF
+from rvos_lightning.metrics.layouts import LAYOUTS, Layout
+from rvos_lightning.metrics.rows import FrameRows
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,25 @@ class Item:
         return self.objects == ()
 
 
+class Count(NamedTuple):
+    """Published numbers of one split; several where releases differ.
+
+    Attributes:
+        videos: videos (or pictures).
+        items: expressions, sentences or objects; empty = not published.
+        source: who says so.
+        references: referred objects of the refer API, each with several sentences; empty = not published.
+    """
+
+    videos: tuple[int, ...]
+    items: tuple[int, ...]
+    source: str = "the data set's page or paper"
+    references: tuple[int, ...] = ()
+
+
+RECALLED = "recalled from the literature, not read off a page"
+
+
 class Reader(ABC):
     """One split of one data set. Picklable and cheap to copy to a worker: big tables live in memory maps.
 
@@ -64,7 +88,18 @@ class Reader(ABC):
         split: e.g. "train", "valid_u".
         videos: every video of the split.
         items: every item of the split; several items may share a video.
+        protocol: builds the metric that the data set's paper scores with.
+        layout: how its server or scorer wants predicted masks on disk.
+        counts: published numbers of its splits.
+        licence: name and terms.
+        besides: optional fields of `Targets` that `read_beside` knows.
     """
+
+    protocol: Callable[[], FrameRows] = JAndF
+    layout: Layout = LAYOUTS["plain"]
+    counts: Mapping[str, Count] = MappingProxyType({})
+    licence: str = ""
+    besides: tuple[str, ...] = ()
 
     name: str
     split: str
@@ -90,6 +125,10 @@ class Reader(ABC):
         truth = self.read_masks(item, positions)
         return None if truth is None else truth[0][None]
 
+    def read_beside(self, name: str, item: int, positions: Sequence[int]) -> Tensor:
+        """A field of `Targets` named in `besides`, [time height width], at positions of the item's video."""
+        raise NotImplementedError(name)
+
     def visible(self, item: int) -> Bool[Tensor, "frames"] | None:
         """Frames of the item's video on which truth is known to show it, without decoding a mask; None = unknown.
 
@@ -100,6 +139,16 @@ class Reader(ABC):
     def item_videos(self) -> Int[np.ndarray, "items"]:
         """`Item.video` of every item; a reader with its own table answers without building the items."""
         return np.fromiter((item.video for item in self.items), dtype=np.int64, count=len(self.items))
+
+
+def expected_items(reader: Reader) -> Iterator[ClipMeta]:
+    """Every item of a split with all frames of its video; size (0, 0) where only a frame could tell."""
+    for item in reader.items:
+        video = reader.videos[item.video]
+        size = (0, 0) if video.size is None else (int(video.size[0]), int(video.size[1]))
+        positions = tuple(range(len(video.frames)))
+        own = {"subsets": item.subsets, "facts": item.facts, "no_target": item.no_target}
+        yield ClipMeta(video.id, item.id, tuple(video.frames), size, size, positions, reader.name, **own)
 
 
 class DataError(ValueError):

@@ -1,22 +1,18 @@
 """Protocols in which predictions are assigned to objects: DAVIS-2017 unsupervised, Ref-DAVIS17 protocol A."""
 
-from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool
-from torch import Tensor
 
-from rvos_lightning.core.types import ClipMeta, SegmentedWindow
+from rvos_lightning.core.types import SegmentedWindow
+from rvos_lightning.metrics.id_maps import id_map_masks, together
 from rvos_lightning.metrics.objects import ObjectRows, grouped
 from rvos_lightning.metrics.region_boundary import frame_counts
-from rvos_lightning.metrics.rows import Scores, Unit, by_subset, mean
+from rvos_lightning.metrics.rows import Unit, mean
 
 MAX_PROPOSALS = 20
-BACKGROUND = 0.1
 
 
 class DAVISUnsupervised(ObjectRows):
@@ -27,13 +23,12 @@ class DAVISUnsupervised(ObjectRows):
     count; an object without a prediction scores as an empty one.
     """
 
-    together = True
-
+    id_maps = True
     rule = "DAVIS-2017 unsupervised: mean over objects after Hungarian assignment, all frames, void left out"
 
-    def update(self, window: SegmentedWindow) -> None:
-        """Count every pair of the window; see `FrameRows.update`."""
-        targets, masks, meta = self._check(window), window.masks, window.meta
+    def _take(self, window: SegmentedWindow) -> None:
+        """Count every pair of the window."""
+        targets, masks, meta = self._check(window), id_map_masks(window), window.meta
         keys, void = self._keys(meta), targets.void
         for items in together(meta).values():
             frames = targets.annotated[items].any(0).cpu()
@@ -61,8 +56,8 @@ class RefDAVISA(DAVISUnsupervised):
     each, scored by the unsupervised DAVIS program (so swapped expressions cost nothing), and averaged.
 
     Facts: `annotator` and `object`. All expressions of a video must come in
-    one batch. Masks are booleans, of which the lowest object number wins an overlap, or probabilities at original
-    size, merged exactly as published: below 0.5 nothing, background 0.1, the largest wins, ties to the lowest.
+    one batch. A network's probabilities are merged exactly as published (`id_map_masks`); of masks from disk, should
+    they overlap, the lowest object number wins.
     """
 
     rule = (
@@ -70,50 +65,20 @@ class RefDAVISA(DAVISUnsupervised):
         "assignment, mean over objects, then over annotators"
     )
 
-    def update(self, window: SegmentedWindow) -> None:
-        """Merge each annotator's objects, then count every pair; see `FrameRows.update`."""
+    def _take(self, window: SegmentedWindow) -> None:
+        """Merge each annotator's objects, then count every pair."""
         self._check(window)
-        masks, meta = window.masks, window.meta
-        merged = torch.zeros(masks.shape, dtype=torch.bool, device=masks.device)
-        for items in together(meta).values():
-            merged[items_in_order(items, meta)] = merge_objects(masks[items_in_order(items, meta)])
-        super().update(replace(window, masks=merged))
+        super()._take(replace(window, masks=id_map_masks(window, probable=True)))
 
-    def compute(self) -> Scores:
-        """Mean of the annotators' scores, and each annotator's as subset `annotator_<n>`."""
-        units = self.scored(self.units())
-        named = [replace(u, subsets=(*u.subsets, f"annotator_{u.facts.annotator or 0}")) for u in units]
-        return by_subset(named, self.score)
+    def scored(self, units: list[Unit]) -> list[Unit]:
+        """The matched pairs, each also in the subset `annotator_<n>`."""
+        pairs = super().scored(units)
+        return [replace(u, subsets=(*u.subsets, f"annotator_{u.facts.annotator or 0}")) for u in pairs]
 
     def score(self, units: list[Unit]) -> dict[str, float]:
         """Mean over annotators of the mean over objects."""
         runs = [super(RefDAVISA, self).score(own) for own in grouped(units, lambda u: u.facts.annotator or 0)]
         return {key: mean(run[key] for run in runs) for key in (runs or [super().score([])])[0]}
-
-
-def items_in_order(items: Sequence[int], meta: Sequence[ClipMeta]) -> list[int]:
-    """Batch indices by object number."""
-    numbers = {index: meta[index].facts.object for index in items}
-    return sorted(items, key=lambda index: (index if numbers[index] is None else numbers[index], index))
-
-
-def together(meta: Sequence[ClipMeta]) -> dict[tuple[Any, ...], list[int]]:
-    """Batch indices of items that are matched among themselves: one video, one annotator."""
-    groups = defaultdict(list)
-    for index, entry in enumerate(meta):
-        groups[entry.source, entry.video, entry.facts.annotator].append(index)
-    return dict(groups)
-
-
-def merge_objects(masks: Tensor) -> Bool[Tensor, "objects time height width"]:
-    """Objects' masks or probabilities [objects, time, height, width] without overlap."""
-    if masks.dtype == torch.bool:
-        return masks & (masks.cumsum(0) == 1)
-    probabilities = torch.where(masks < 0.5, 0.0, masks.float())
-    best, which = probabilities.max(0)
-    first = (probabilities == best).int().argmax(0)  # ties go to the lowest object on every device
-    which = torch.where(best > BACKGROUND, first, -1)
-    return which == torch.arange(len(masks), device=masks.device)[:, None, None, None]
 
 
 def assign(units: list[Unit]) -> list[Unit]:

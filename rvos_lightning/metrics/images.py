@@ -27,6 +27,7 @@ EXTRA = ("no_target",)
 class OverlapRows(FrameRows):
     """Metrics of overlap alone; every annotated frame of an item is a sample (an image is a video of one frame)."""
 
+    headline = "o_iou"
     columns = COUNTS + EXTRA
 
     def _count(self, window: SegmentedWindow, targets: Targets) -> Int64[Tensor, "frames columns"]:
@@ -80,12 +81,17 @@ class GRefCOCO(OverlapRows):
         empty_pixels: 1 = only an empty mask; the paper clears masks below 50 pixels of methods without a head.
     """
 
+    headline = "g_iou"
+
     def __init__(self, empty_pixels: int = 1) -> None:
         super().__init__()
         self.empty_pixels = empty_pixels
-        self.rule = (
+        self.rule = self._said_by("the no-target head, else by empty masks")
+
+    def _said_by(self, whom: str) -> str:
+        return (
             "gRefCOCO: gIoU = mean IoU over samples (no target on both sides 1), cIoU = sum I / sum U, N-acc and T-acc "
-            f"by the no-target head, else by masks below {empty_pixels} pixels"
+            f"by {whom}"
         )
 
     def score(self, units: list[Unit]) -> dict[str, float]:
@@ -93,6 +99,11 @@ class GRefCOCO(OverlapRows):
         counts = stacked(units)
         flags = [np.full(len(u.frames), u.no_target) for u in units]
         gt_none = np.concatenate([*flags, np.zeros(0, bool)]) | (counts[:, 6] == 0)
+        empty = "empty masks" if self.empty_pixels == 1 else f"masks below {self.empty_pixels} pixels"
+        if len(counts):
+            heads = counts[:, -1] >= 0
+            head = "the network's no-target head"
+            self.rule = self._said_by(head if heads.all() else f"{head} or {empty}" if heads.any() else empty)
         small = counts[:, 7] < self.empty_pixels
         said = np.where(counts[:, -1] < 0, small, counts[:, -1] == 1)
         silent = (counts[:, -1] < 0) & small  # without a head the small mask is cleared
@@ -132,14 +143,16 @@ class A2D(OverlapRows):
         dataset: names the rule; both sets are scored alike.
     """
 
+    headline = "map"
+
     def __init__(self, dataset: Literal["A2D-Sentences", "JHMDB-Sentences"] = "A2D-Sentences") -> None:
         super().__init__()
         self.rule = f"{dataset}: mAP 0.5:0.95, P@K of IoU > K, oIoU = sum I / sum U, mIoU = mean over samples"
 
-    def update(self, window: SegmentedWindow) -> None:
-        """Count one window; the network's ranked proposals, where it has some, replace its masks."""
+    def _take(self, window: SegmentedWindow) -> None:
+        """The network's ranked proposals, where it has some, replace its masks."""
         if window.proposals is None:
-            return super().update(window)
+            return super()._take(window)
         targets = self._check(window)
         keys, chosen = self._keys(window.meta), targets.annotated
         scores = torch.ones(window.proposals.shape[:3]) if window.scores is None else window.scores

@@ -1,6 +1,6 @@
 """How predicted masks lie on disk: one layout a server or scorer, file names and pixel values included."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal
@@ -9,10 +9,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from rvos_lightning.core.types import ClipMeta
-from rvos_lightning.data.reader import Reader
 
 LayoutName = Literal[
-    "mevis", "revos", "long_rvos", "ref_youtube_vos", "ref_davis", "davis", "mose", "youtube_vos", "sav"
+    "plain", "mevis", "revos", "long_rvos", "ref_youtube_vos", "ref_davis", "davis", "mose", "youtube_vos", "sav"
 ]
 
 
@@ -24,11 +23,13 @@ class Layout:
         pattern: format string of video, item, frame, position and annotator, relative to the zip's root.
         value: grey value of the mask; 0 = a palette picture in which every object of the frame has its number.
         note: who wants it so.
+        probable: objects are merged by probability, see `id_maps.id_map_masks`.
     """
 
     pattern: str
     value: int
     note: str
+    probable: bool = False
 
     @property
     def merged(self) -> bool:
@@ -37,11 +38,14 @@ class Layout:
 
 
 LAYOUTS: dict[str, Layout] = {
+    "plain": Layout("{video}/{item}/{frame}.png", 255, "one folder a sentence or object"),
     "mevis": Layout("{video}/{item}/{frame}.png", 255, "MeViS server: no folder above the videos"),
     "revos": Layout("{video}/{item}/{frame}.png", 1, "ReVOS scorer: 0/1, as 255 spoils A and R"),
     "long_rvos": Layout("{video}/{item}/{frame}.png", 255, "Long-RVOS scorer"),
     "ref_youtube_vos": Layout("Annotations/{video}/{item}/{frame}.png", 255, "Ref-YouTube-VOS server"),
-    "ref_davis": Layout("anno_{annotator}/{video}/{position:05d}.png", 0, "Ref-DAVIS17 protocol A, DAVIS program"),
+    "ref_davis": Layout(
+        "anno_{annotator}/{video}/{position:05d}.png", 0, "Ref-DAVIS17 protocol A, DAVIS program", probable=True
+    ),
     "davis": Layout("{video}/{frame}.png", 0, "DAVIS-2017 program"),
     "mose": Layout("{video}/{frame}.png", 0, "MOSE server"),
     "youtube_vos": Layout("Annotations/{video}/{frame}.png", 0, "YouTube-VOS server"),
@@ -53,12 +57,14 @@ class SubmissionError(ValueError):
     """Predictions on disk that are incomplete or misshapen; the message lists them."""
 
 
-def layout_of(name: str) -> Layout:
+def layout_of(name: str | Layout) -> Layout:
     """The layout called `name`.
 
     Raises:
         SubmissionError: there is none.
     """
+    if isinstance(name, Layout):
+        return name
     if name not in LAYOUTS:
         raise SubmissionError(f"no layout {name!r} of predicted masks; choose {', '.join(LAYOUTS)}")
     return LAYOUTS[name]
@@ -91,26 +97,6 @@ def label_of(meta: ClipMeta) -> int:
     if not label.isdecimal() or not 1 <= int(label) <= 254:
         raise SubmissionError(f"{meta.video}/{meta.item}: {label!r} is no object number (1 to 254) for a palette PNG")
     return int(label)
-
-
-def expected_items(reader: Reader) -> Iterator[ClipMeta]:
-    """Every item of a split with all frames of its video; size (0, 0) where only a frame could tell."""
-    for item in reader.items:
-        video = reader.videos[item.video]
-        size = (0, 0) if video.size is None else (int(video.size[0]), int(video.size[1]))
-        positions = tuple(range(len(video.frames)))
-        yield ClipMeta(
-            video.id,
-            item.id,
-            tuple(video.frames),
-            size,
-            size,
-            positions,
-            reader.name,
-            item.subsets,
-            item.facts,
-            item.no_target,
-        )
 
 
 def expected_files(expected: Iterable[ClipMeta], layout: Layout) -> dict[str, tuple[int, int]]:

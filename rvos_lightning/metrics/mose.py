@@ -26,6 +26,7 @@ class MOSEv2(FrameRows):
     object does so).
     """
 
+    id_maps = True
     columns = COUNTS + EXTRA
     rule = (
         "MOSEv2: mean over objects, first and last frame left out; J smoothed, F with a radius from the object's area"

@@ -39,6 +39,7 @@ class DAVISSemi(ObjectRows):
     number. Void is not used. Decay is computed with 64-bit edges (the program breaks from 256 frames on).
     """
 
+    id_maps = True
     rule = "DAVIS-2017 semi-supervised: mean over objects, first and last frame of a sequence left out"
 
     def scored(self, units: list[Unit]) -> list[Unit]:
@@ -94,6 +95,8 @@ class YouTubeVOS(ObjectRows):
     it are not scored. Adds `g`.
     """
 
+    id_maps = True
+    headline = "g"
     rule = "YouTube-VOS (unofficial, local truth): G = mean of J and F on seen and unseen categories, after the prompt"
 
     def scored(self, units: list[Unit]) -> list[Unit]:

@@ -8,7 +8,7 @@ a digit.
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
 from typing import Any
@@ -21,12 +21,16 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from rvos_lightning.core.types import ClipMeta, Facts, SegmentedWindow, Targets
+from rvos_lightning.metrics.id_maps import id_map_masks
 from rvos_lightning.metrics.region_boundary import COUNTS, boundary_measure, frame_counts, region_similarity
 
 Scores = dict[str, Float64[Tensor, ""]]
 
 HEADS = 4
 """Columns of a row before its counts: item, other item, frame, proposal."""
+
+
+EMPTY = "; THE TRUTH IS EMPTY on every scored frame, so that an empty mask is perfect"
 
 
 @dataclass(frozen=True)
@@ -80,12 +84,18 @@ class FrameRows(Metric, ABC):
 
     Attributes:
         rule: the averaging rule in one sentence, to print beside the number.
-        together: all items of a video must come in one batch, as they are compared with each other.
+        headline: the score that a paper's abstract quotes.
+        id_maps: the objects of a video share one map of numbers a frame, so all must come in one batch; where masks
+            overlap, the lowest number keeps the pixel.
+        nothing: no annotated frame was scored, as `compute` found.
+        only: count windows of this data set alone, and name scores `<score>/<only>`; "" counts all.
         columns: names of the integers kept per frame.
     """
 
     rule: str = ""
-    together = False
+    headline = "j_and_f"
+    id_maps = False
+    only: str = ""
     higher_is_better = True
     is_differentiable = False
     full_state_update = False
@@ -101,6 +111,7 @@ class FrameRows(Metric, ABC):
         self.add_state("confidence", [], dist_reduce_fx="cat")
         self.add_state("facts", [], dist_reduce_fx="cat")
         self._known: dict[tuple[str, str, str], int] = {}
+        self.remark, self.nothing = "", True
         self._seed()
 
     def reset(self) -> None:
@@ -121,15 +132,25 @@ class FrameRows(Metric, ABC):
         Raises:
             ValueError: masks and targets differ in size, or a frame's position is unknown.
         """
+        if not self.only or window.meta[0].source == self.only:
+            self._take(window)
+
+    def _take(self, window: SegmentedWindow) -> None:
         targets = self._check(window)
+        if self.id_maps:
+            window = replace(window, masks=id_map_masks(window))
         keys = self._keys(window.meta)
         self._append(keys, keys, targets.annotated, window.meta, self._count(window, targets))
 
     def _count(self, window: SegmentedWindow, targets: Targets) -> Int64[Tensor, "frames columns"]:
         """`columns` of the annotated frames, batch before time."""
-        chosen, void = targets.annotated, targets.void
-        truth, predicted = pick(targets.masks, chosen), pick(window.masks, chosen)
-        return frame_counts(truth, predicted, None if void is None else pick(void, chosen))
+        chosen = targets.annotated
+        return frame_counts(pick(targets.masks, chosen), pick(window.masks, chosen))
+
+    @property
+    def main_score(self) -> str:
+        """The headline as `compute` names it."""
+        return f"{self.headline}/{self.only}" if self.only else self.headline
 
     def _check(self, window: SegmentedWindow) -> Targets:
         masks, targets = window.masks, window.targets
@@ -211,7 +232,17 @@ class FrameRows(Metric, ABC):
 
     def compute(self) -> Scores:
         """Scores of everything and of every subset, as float64 scalars."""
-        return by_subset(self.scored(self.units()), self.score)
+        units = self.units()
+        self.remark = EMPTY if units and not any(unit.seen_gt.any() for unit in units) else ""
+        kept = self.scored(units)
+        self.nothing = not kept
+        scores = by_subset(kept, self.score)
+        return {f"{key}/{self.only}": value for key, value in scores.items()} if self.only else scores
+
+    @property
+    def said(self) -> str:
+        """The rule, and what `compute` found that makes its numbers mean nothing."""
+        return self.rule + self.remark
 
     def table(self) -> list[dict[str, Any]]:
         """One row a unit, for `tables.write_table`; under several processes every one must call it, and gets all."""

@@ -41,7 +41,7 @@ class MaskFolder:
         threads: that compress pictures.
     """
 
-    def __init__(self, root: Path, layout: str, threads: int = 4) -> None:
+    def __init__(self, root: Path, layout: str | Layout, threads: int = 4) -> None:
         self.root, self.layout = Path(root), layout_of(layout)
         self.pool = ThreadPoolExecutor(threads)
         self._merged: set[str] = set()
@@ -115,7 +115,7 @@ def check_zip(path: Path, expected: Iterable[ClipMeta], layout: Layout | str) ->
     Raises:
         SubmissionError: lists what is missing, superfluous, damaged or misshapen.
     """
-    layout = layout_of(layout) if isinstance(layout, str) else layout
+    layout = layout_of(layout)
     files = expected_files(expected, layout)
     with zipfile.ZipFile(path) as archive:
         infos = {info.filename: info for info in archive.infolist() if not info.is_dir()}

@@ -21,7 +21,6 @@ from rvos_lightning.run.words import config_files, said_in_full
 
 DEFAULTS: dict[str, Any] = {
     "data": {"class_path": "rvos_lightning.data.MovingShapes"},
-    "model.metrics": {"j_and_f": {"class_path": "rvos_lightning.metrics.JAndF"}},
     "callbacks": {
         "best": {"class_path": "callbacks.BestCheckpoint"},
         "last": {"class_path": "callbacks.LastCheckpoint"},

@@ -7,46 +7,20 @@ server's layout, made by whatever code, and prints the same numbers with the sam
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from importlib import import_module
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
+from rvos_lightning import metrics
 from rvos_lightning.core.types import ClipMeta, SegmentedWindow, Targets
-from rvos_lightning.data.reader import Reader
-from rvos_lightning.metrics.layouts import LAYOUTS, LayoutName, SubmissionError, expected_items
+from rvos_lightning.data.reader import Reader, expected_items
+from rvos_lightning.data.sources.frames import lazy_targets
+from rvos_lightning.metrics.layouts import LayoutName, SubmissionError
 from rvos_lightning.metrics.rows import FrameRows
 from rvos_lightning.metrics.submission import SavedMasks
 from rvos_lightning.metrics.tables import write_table
-
-Protocol = Literal[
-    "JAndF", "MeViS", "RefYouTubeVOS", "RefDAVISA", "RefDAVISB", "ReVOS", "LongRVOS",
-    "DAVISSemi", "DAVISUnsupervised", "SAV", "YouTubeVOS", "MOSEv2", "A2D", "RefCOCO", "GRefCOCO", "RefZOM",
-]  # fmt: skip
-
-USUAL: dict[str, Protocol] = {
-    "mevis": "MeViS",
-    "ref_youtube_vos": "RefYouTubeVOS",
-    "ref_davis": "RefDAVISA",
-    "revos": "ReVOS",
-    "long_rvos": "LongRVOS",
-    "davis": "DAVISSemi",
-    "sav": "SAV",
-    "youtube_vos": "YouTubeVOS",
-    "mose": "DAVISSemi",
-    "pumavos": "SAV",
-    "lvvis": "SAV",
-    "esd": "SAV",
-    "a2d_sentences": "A2D",
-    "jhmdb_sentences": "A2D",
-    "refcoco": "RefCOCO",
-    "refcoco+": "RefCOCO",
-    "refcocog": "RefCOCO",
-    "grefcoco": "GRefCOCO",
-    "ref_zom": "RefZOM",
-}
-"""Data set -> protocol, unless `--protocol` says otherwise."""
 
 WINDOW_PIXELS = 1 << 26
 
@@ -57,15 +31,23 @@ class Options:
 
     predictions: Path
     split: Literal["train", "val", "test", "predict"] = "val"
-    protocol: Protocol | None = None
+    protocol: str | None = None
     layout: LayoutName | None = None
     missing: Literal["refuse", "empty"] = "refuse"
     table: Path | None = None
 
 
 def metric_of(protocol: str) -> FrameRows:
-    """The metric class of that name, built."""
-    return getattr(import_module("rvos_lightning.metrics"), protocol)()
+    """The metric class of that name, built.
+
+    Raises:
+        SubmissionError: there is none.
+    """
+    names = [name for name in dir(metrics) if name[0].isupper()]
+    if protocol not in names:
+        nearest = get_close_matches(protocol, names, 1, 0.3)
+        raise SubmissionError(f"no protocol {protocol!r}; {f'nearest {nearest[0]}; ' if nearest else ''}all: {names}")
+    return getattr(metrics, protocol)()
 
 
 def score(reader: Reader, options: Options) -> FrameRows:
@@ -76,8 +58,8 @@ def score(reader: Reader, options: Options) -> FrameRows:
     Raises:
         SubmissionError: predictions are missing (unless read as empty) or misshapen, or truth is hidden.
     """
-    metric = metric_of(options.protocol or USUAL.get(reader.name, "JAndF"))
-    saved = SavedMasks(options.predictions, options.layout or _layout(reader.name))
+    metric = metric_of(options.protocol) if options.protocol else reader.protocol()
+    saved = SavedMasks(options.predictions, options.layout or reader.layout)
     expected = list(expected_items(reader))
     by_video: dict[int, list[int]] = {}
     for index, video in enumerate(reader.item_videos().tolist()):
@@ -96,37 +78,25 @@ def score(reader: Reader, options: Options) -> FrameRows:
 
 
 def windows(reader: Reader, items: Sequence[int]) -> Iterator[tuple[list[int], Targets]]:
-    """Annotated frames of a video and their truth, in pieces that fit memory."""
-    count = len(reader.videos[reader.items[items[0]].video].frames)
-    step = max(1, WINDOW_PIXELS // (_read(reader, items[0], [0])[0].numel() * len(items)))
-    for start in range(0, count, step):
-        positions = list(range(start, min(start + step, count)))
-        masks, annotated = (
-            torch.stack(part) for part in zip(*(_read(reader, i, positions) for i in items), strict=True)
-        )
-        used = annotated.any(0)
-        if used.any():
-            kept = [position for position, use in zip(positions, used.tolist(), strict=True) if use]
-            yield kept, Targets(masks[:, used], annotated[:, used], **_besides(reader, items, kept))
+    """Annotated frames of a video and their truth, in pieces that fit memory.
 
-
-def _besides(reader: Reader, items: Sequence[int], positions: list[int]) -> dict[str, torch.Tensor]:
-    """Void pixels and foreground, where the reader can read them (`read_void`, `read_foreground`)."""
-    found = {}
-    for name in ("void", "foreground"):
-        read: Any = getattr(reader, f"read_{name}", None)
-        if read is not None:
-            found[name] = read(reader.items[items[0]].video, positions)[None].expand(len(items), -1, -1, -1)
-    return found
-
-
-def _read(reader: Reader, item: int, positions: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    read = reader.read_masks(item, positions)
-    if read is None:
+    Raises:
+        SubmissionError: the truth of an item is hidden.
+    """
+    first = reader.read_masks(items[0], [0])
+    if first is None or any(reader.items[item].objects is None for item in items):
         raise SubmissionError(
             f"{reader.name} {reader.split}: truth is hidden, only the server scores it; try --split val"
         )
-    return read
+    size = first[0].shape[-2], first[0].shape[-1]
+    lazy = lazy_targets(reader, items, size)
+    count, step = lazy.masks.shape[1], max(1, WINDOW_PIXELS // (first[0].numel() * len(items)))
+    for start in range(0, count, step):
+        targets = lazy.window(start, min(start + step, count))
+        used = targets.annotated.any(0)
+        if used.any():
+            kept = {name: None if value is None else value[:, used] for name, value in vars(targets).items()}
+            yield (used.nonzero()[:, 0] + start).tolist(), Targets(**kept)
 
 
 def _window(meta: ClipMeta, positions: list[int], targets: Targets) -> ClipMeta:
@@ -136,17 +106,10 @@ def _window(meta: ClipMeta, positions: list[int], targets: Targets) -> ClipMeta:
     )
 
 
-def _layout(name: str) -> str:
-    """Data sets without a server: id maps for objects, one folder a sentence otherwise."""
-    if name in ("pumavos", "lvvis", "esd"):
-        return "davis"
-    return name if name in LAYOUTS else "mevis"
-
-
 def report(metric: FrameRows) -> str:
     """Scores a line each, subsets after the whole, and the rule they were averaged by."""
     lines = [f"{name:28s} {float(value):.4f}" for name, value in metric.compute().items()]
-    return "\n".join([*lines, f"({metric.rule})"])
+    return "\n".join([*lines, f"({metric.said})"])
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -157,10 +120,13 @@ def main(args: Sequence[str] | None = None) -> int:
         if reader is None:
             raise SubmissionError(f"{type(data).__name__} has no {options.split} split; choose another with --split")
         metric = score(reader, options)
+        scores = report(metric)
+        if metric.nothing:
+            raise SubmissionError(f"{reader.name} {reader.split}: no frame is annotated, so there is nothing to score")
     except ValueError as error:
         print(f"refused: {error}", file=sys.stderr)
         return 1
-    print(f"{reader.name} {reader.split}, {options.predictions}\n{report(metric)}")
+    print(f"{reader.name} {reader.split}, {options.predictions}\n{scores}")
     if options.table is not None:
         print(f"wrote {write_table(metric.table(), options.table)}")
     return 0

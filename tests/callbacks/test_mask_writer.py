@@ -9,7 +9,8 @@ import torch
 
 from callbacks import MaskWriter
 from rvos_lightning.core.types import Clip, Prediction, SegmentedWindow
-from rvos_lightning.metrics.layouts import SubmissionError, expected_items
+from rvos_lightning.data.reader import expected_items
+from rvos_lightning.metrics.layouts import SubmissionError
 from rvos_lightning.metrics.submission import check_zip
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "metrics"))
@@ -51,9 +52,7 @@ def test_refuses_half_a_split(tmp_path):
     assert (folder / "u/0/00000.png").is_file() and not folder.with_name("here.zip").exists()
 
 
-def test_unknown_data_set_is_refused_before_anything_runs(tmp_path):
-    trainer = trainer_of(MadeData("holiday"), tmp_path)
-    with pytest.raises(SubmissionError, match="MaskWriter.layout: no layout 'holiday'"):
-        MaskWriter().setup(trainer, None, "predict")
-    MaskWriter(layout="mevis").setup(trainer, None, "predict")
-    MaskWriter().setup(trainer, None, "fit")
+def test_a_data_set_without_server_gets_a_folder_an_item(tmp_path):
+    data = MadeData("holiday")
+    play(MaskWriter(), trainer_of(data, tmp_path), data.own, data.own.windows(4))
+    assert (tmp_path / "submission_holiday" / "u" / "0" / "00000.png").is_file()

@@ -120,7 +120,7 @@ def test_revos_ids_hold_slashes(tmp_path):
     own = scene.masks["UVO/dense/clip_1"]
     np.testing.assert_array_equal(truth(reader, 1), own[2])
     assert not truth(reader, 2).any()
-    np.testing.assert_array_equal(reader.read_foreground(0, [5, 0]), (own[1] | own[2])[[5, 0]])
+    np.testing.assert_array_equal(reader.read_beside("foreground", 0, [5, 0]), (own[1] | own[2])[[5, 0]])
     assert any("TAO or UVO" in problem.what for problem in reader.problems(fast=True))
     assert [v.id for v in ReVOSReader(tmp_path, "valid", exclude=["UVO/*"]).videos] == ["MOSE/ab12"]
 

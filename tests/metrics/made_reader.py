@@ -7,6 +7,17 @@ from lightning.pytorch import LightningDataModule
 from made_masks import video
 
 from rvos_lightning.data.reader import Item, Reader, Video
+from rvos_lightning.metrics import SAV, JAndF, LongRVOS, MeViS, RefDAVISA, RefYouTubeVOS, ReVOS
+from rvos_lightning.metrics.layouts import LAYOUTS
+
+PROTOCOLS = {
+    "mevis": MeViS,
+    "ref_youtube_vos": RefYouTubeVOS,
+    "ref_davis": RefDAVISA,
+    "revos": ReVOS,
+    "long_rvos": LongRVOS,
+    "sav": SAV,
+}
 
 
 class MadeReader(Reader):
@@ -14,6 +25,7 @@ class MadeReader(Reader):
 
     def __init__(self, name: str = "mevis", annotated_every: int = 1, hidden: bool = False) -> None:
         self.name, self.split, self.hidden = name, "valid_u", hidden
+        self.protocol, self.layout = PROTOCOLS.get(name, JAndF), LAYOUTS.get(name, LAYOUTS["plain"])
         sizes = {"u": (24, 40), "sub/v": (30, 36), "w": (20, 44)}
         groups = {"annotator": [0, 1, 0], "object": [1, 1, 2], "kind": ["referring", "reasoning", "referring"]}
         self.parts = [video(n, 3, 6, s, seed=i, **groups) for i, (n, s) in enumerate(sizes.items())]

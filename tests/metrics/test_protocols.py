@@ -21,7 +21,7 @@ from rvos_lightning.metrics import (
     ReVOS,
     YouTubeVOS,
 )
-from rvos_lightning.metrics.assigned import merge_objects
+from rvos_lightning.metrics.id_maps import merge_objects
 from rvos_lightning.metrics.region_boundary import j_and_f
 
 
@@ -83,6 +83,7 @@ def test_youtube_vos_is_the_mean_of_four():
 
 def test_unsupervised_ignores_the_order_of_masks():
     part = video("a", 3, 6)
+    part = replace(part, masks=merge_objects(part.masks))
     straight, swapped = DAVISUnsupervised(), DAVISUnsupervised()
     straight.update(part)
     swapped.update(replace(part, masks=part.masks[[2, 0, 1]]))

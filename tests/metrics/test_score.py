@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 import yaml
 from made_masks import cut
-from made_reader import MadeReader
+from made_reader import PROTOCOLS, MadeReader
 
-from rvos_lightning import metrics
-from rvos_lightning.metrics.layouts import SubmissionError, expected_items
+from rvos_lightning.data.reader import expected_items
+from rvos_lightning.metrics.layouts import SubmissionError
 from rvos_lightning.metrics.submission import MaskFolder
-from rvos_lightning.run.score import USUAL, Options, main, score
+from rvos_lightning.run.score import Options, main, score
 
 
 def write(root, name, **kwargs):
@@ -25,7 +25,7 @@ def write(root, name, **kwargs):
 @pytest.mark.parametrize("name", ["mevis", "ref_youtube_vos", "ref_davis", "revos", "sav", "long_rvos"])
 def test_files_score_like_tensors(name, tmp_path):
     reader, folder = write(tmp_path, name, annotated_every=2)
-    direct = getattr(metrics, USUAL[name])()
+    direct = PROTOCOLS[name]()
     for number, part in enumerate(reader.parts):
         own = [meta for meta in expected_items(reader) if meta.video == reader.videos[number].id]
         for start in (0, 3):

@@ -9,8 +9,9 @@ from made_reader import MadeReader
 from PIL import Image
 
 from rvos_lightning.core.types import Facts
-from rvos_lightning.metrics.assigned import merge_objects
-from rvos_lightning.metrics.layouts import LAYOUTS, SubmissionError, expected_items, files_of, voc_palette
+from rvos_lightning.data.reader import expected_items
+from rvos_lightning.metrics.id_maps import merge_objects
+from rvos_lightning.metrics.layouts import LAYOUTS, SubmissionError, files_of, voc_palette
 from rvos_lightning.metrics.submission import MaskFolder, SavedMasks, check_zip
 
 
@@ -143,5 +144,5 @@ def test_wrong_sizes_labels_and_names_are_refused(tmp_path):
         MaskFolder(tmp_path, "ref_davis").write(replace(metas[0], facts=Facts()), masks[0])
     with pytest.raises(SubmissionError, match="would leave the folder"):
         MaskFolder(tmp_path, "mevis").write(replace(metas[0], video="../x"), masks[0])
-    with pytest.raises(SubmissionError, match="choose mevis"):
+    with pytest.raises(SubmissionError, match="choose plain, mevis"):
         MaskFolder(tmp_path, "refcoco")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from rvos_lightning.core.types import Batch, Clip, ClipMeta, Targets
+from rvos_lightning.core.types import Batch, Clip, ClipMeta
 from rvos_lightning.data.clips.collate import check_expressions
 from rvos_lightning.data.clips.sampler import Draw
 from rvos_lightning.data.clips.sampling import ClipSampling, uniform_positions
@@ -289,7 +289,7 @@ class EvaluationBatches(Dataset):
         targets = None
         if all(self.reader.items[i].objects is not None for i in items):
             size = (max(h for h, _ in originals), max(w for _, w in originals))
-            targets = Targets(*lazy_targets(self.reader, items, size))
+            targets = lazy_targets(self.reader, items, size)
         video = torch.repeat_interleave(
             torch.arange(len(share.videos)), torch.tensor([len(own) for own in share.items])
         )

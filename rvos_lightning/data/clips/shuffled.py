@@ -47,6 +47,7 @@ class ShuffledExpressions(Reader):
         self.reader = reader
         self.name, self.split, self.videos = f"{reader.name} with shuffled expressions", reader.split, reader.videos
         self.items = _Exchanged(reader.items, seed)
+        self.protocol, self.layout, self.besides = reader.protocol, reader.layout, reader.besides
 
     def read_frames(self, video: int, positions: Sequence[int]) -> UInt8[Tensor, "time 3 height width"]:
         """The wrapped reader's frames."""
@@ -57,3 +58,7 @@ class ShuffledExpressions(Reader):
     ) -> tuple[Bool[Tensor, "time height width"], Bool[Tensor, "time"]] | None:
         """The wrapped reader's masks: those of the item's own sentence."""
         return self.reader.read_masks(item, positions)
+
+    def read_beside(self, name: str, item: int, positions: Sequence[int]) -> Tensor:
+        """The wrapped reader's."""
+        return self.reader.read_beside(name, item, positions)

@@ -15,7 +15,7 @@ from jaxtyping import Bool
 from rvos_lightning.core.types import Facts
 from rvos_lightning.data.disk_data import DiskData
 from rvos_lightning.data.problems import Refused
-from rvos_lightning.data.reader import DataError, Item, Video
+from rvos_lightning.data.reader import Count, DataError, Item, Video
 from rvos_lightning.data.readers.annotation_files import read_json, safe_path
 from rvos_lightning.data.readers.file_reader import FileReader, Masks, MaskSource, misfit
 from rvos_lightning.data.readers.layout import missing, needed_file, needed_tree
@@ -23,12 +23,16 @@ from rvos_lightning.data.sources.file_tree import FileTree, open_tree
 from rvos_lightning.data.sources.image_files import FrameSource, ImageFrames, Size
 from rvos_lightning.data.sources.mp4_frames import Mp4Frames
 from rvos_lightning.data.sources.rle_store import cache_path
+from rvos_lightning.metrics.images import A2D
 
 Split = Literal["train", "test"]
 Row = tuple[str, str, int, int]  # sentence, video, frame number (from 1), instance
 
 MASKS = "text_annotations/a2d_annotation_with_instances"
 USAGE = {"train": "0", "test": "1"}
+
+
+PREPARED = "the split that published codes prepare"
 
 
 class A2DReader(FileReader):
@@ -38,6 +42,9 @@ class A2DReader(FileReader):
     text file); only that frame is annotated. Frames extracted as `JPEGImages/<video>/%05d.jpg` are read in preference
     to the mp4 files, because reading a window of an mp4 decodes everything from the key frame before it.
     """
+
+    protocol, licence = A2D, "A2D-Sentences: research use, on request"
+    counts = {"train": Count((3017,), (), PREPARED), "test": Count((737,), (), PREPARED)}
 
     def __init__(self, root: Path | str, split: str, cache: Path | None = None) -> None:
         """Lists sentences; without prepared JSON the first time opens every HDF5 file for its instances."""
@@ -201,7 +208,7 @@ class A2DSentences(DiskData):
         kwargs: see `VideoDataModule`.
     """
 
-    licence = "A2D-Sentences: research use, on request"
+    opens = A2DReader
 
     def __init__(
         self,
@@ -213,9 +220,4 @@ class A2DSentences(DiskData):
         cache: Path | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(root, train_split, val_split, test_split, predict_split, **kwargs)
-        self.cache = cache
-
-    def open(self, split: str) -> A2DReader:
-        """See `DiskData.open`."""
-        return A2DReader(self.root, split, self.cache)
+        super().__init__(root, (train_split, val_split, test_split, predict_split), {"cache": cache}, **kwargs)

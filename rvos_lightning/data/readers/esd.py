@@ -19,6 +19,8 @@ from rvos_lightning.data.readers.layout import missing
 from rvos_lightning.data.sources.file_tree import Folder
 from rvos_lightning.data.sources.image_files import ImageFrames, Size, decode_rgb
 from rvos_lightning.data.sources.rle_store import cache_path
+from rvos_lightning.metrics.layouts import LAYOUTS
+from rvos_lightning.metrics.objects import SAV
 
 Split = Literal["train", "test"]
 
@@ -33,6 +35,8 @@ class ESDReader(FileReader):
     A colour means the same object in all frames of a sequence, so objects are numbered over the whole sequence.
     A mask belongs to the image with the same last number in its name.
     """
+
+    protocol, layout, licence = SAV, LAYOUTS["sav"], "ESD: terms not stated by its authors"
 
     def __init__(self, root: Path | str, split: str, cache: Path | None = None) -> None:
         """Finds sequences; the first time reads all masks for their colours."""
@@ -129,7 +133,7 @@ class ESD(DiskData):
         kwargs: see `VideoDataModule`.
     """
 
-    licence = "ESD: terms not stated by its authors"
+    opens = ESDReader
 
     def __init__(
         self,
@@ -141,9 +145,4 @@ class ESD(DiskData):
         cache: Path | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(root, train_split, val_split, test_split, predict_split, **kwargs)
-        self.cache = cache
-
-    def open(self, split: str) -> ESDReader:
-        """See `DiskData.open`."""
-        return ESDReader(self.root, split, self.cache)
+        super().__init__(root, (train_split, val_split, test_split, predict_split), {"cache": cache}, **kwargs)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from rvos_lightning.data.problems import Problem
 from rvos_lightning.data.reader import DataError, Item, Reader, Video
-from rvos_lightning.data.readers.counts import COUNTS
 from rvos_lightning.data.readers.file_reader import FileReader, misfit
 
 BLOCKS = ("train", "validate", "submit")  # narrowed to what the split is used for
@@ -38,7 +37,7 @@ def examine(reader: Reader, fast: bool, pool: Executor) -> Iterator[list[Problem
 
 def count_problems(reader: Reader) -> Iterator[Problem]:
     """Numbers that differ from the published ones; a subset of one's own may, so nothing is blocked."""
-    expected = COUNTS.get((reader.name, reader.split))
+    expected = reader.counts.get(reader.split)
     if expected is None:
         return
     references = len({item.facts.reference for item in reader.items}) if expected.references else 0

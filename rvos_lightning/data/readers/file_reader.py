@@ -31,6 +31,10 @@ class MaskSource(ABC):
             DataError: a mask is missing, unreadable, or not of the frames' `size`.
         """
 
+    def void(self, video: Video, positions: Sequence[int], size: Size) -> Bool[Tensor, "time height width"]:
+        """Pixels nobody is scored on."""
+        return torch.zeros(len(positions), *size, dtype=torch.bool)
+
     def visible(self, video: Video, item: Item) -> Bool[np.ndarray, "frames"] | None:
         """Frames that show the item, as far as known without decoding a mask."""
         return None
@@ -115,6 +119,13 @@ class FileReader(Reader):
         single = (replace(wanted, objects=(each,)) for each in wanted.objects)
         masks = torch.stack([self.truth.read(video, each, distinct, size)[0] for each in single])
         return masks if back is None else masks[:, back]
+
+    def read_beside(self, name: str, item: int, positions: Sequence[int]) -> Tensor:
+        """See `Reader.read_beside`."""
+        if name != "void" or self.truth is None:
+            return super().read_beside(name, item, positions)
+        video = self.items[item].video
+        return self.truth.void(self.videos[video], positions, self.size(video))
 
     def visible(self, item: int) -> Bool[Tensor, "frames"] | None:
         """See `Reader.visible`."""

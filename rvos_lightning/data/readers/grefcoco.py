@@ -6,11 +6,14 @@ from typing import Any
 
 from rvos_lightning.core.types import Facts
 from rvos_lightning.data.disk_data import DiskData
-from rvos_lightning.data.reader import DataError
+from rvos_lightning.data.reader import RECALLED, Count, DataError
 from rvos_lightning.data.readers.coco_json import Instances, picture_tree
 from rvos_lightning.data.readers.layout import needed_file
 from rvos_lightning.data.readers.refer_pickle import read_refs
 from rvos_lightning.data.readers.refer_reader import ReferReader, Sentence, TextField, in_split, sentence_text
+from rvos_lightning.metrics.images import GRefCOCO as Protocol
+
+IMAGES = f"{RECALLED}; pictures as in RefCOCO"
 
 
 class GRefCOCOReader(ReferReader):
@@ -18,6 +21,14 @@ class GRefCOCOReader(ReferReader):
 
     Crowd annotations are left out; where only such remain the reference is damaged, not without target.
     """
+
+    protocol = Protocol
+    counts = {
+        "train": Count((), (209344,), RECALLED),
+        "val": Count((1500,), (16870,), IMAGES),
+        "testA": Count((750,), (18712,), IMAGES),
+        "testB": Count((750,), (14933,), IMAGES),
+    }
 
     def __init__(
         self,
@@ -70,7 +81,7 @@ class GRefCOCO(DiskData):
         kwargs: see `VideoDataModule`.
     """
 
-    licence = "COCO images: Flickr terms; annotations: CC BY 4.0; expressions: none stated"
+    opens = GRefCOCOReader
 
     def __init__(
         self,
@@ -84,10 +95,9 @@ class GRefCOCO(DiskData):
         cache: Path | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(root, train_split, val_split, test_split, predict_split, **kwargs)
-        self.text: TextField = text
-        self.images, self.cache = images, cache
-
-    def open(self, split: str) -> GRefCOCOReader:
-        """See `DiskData.open`."""
-        return GRefCOCOReader(self.root, split, self.text, self.images, self.cache)
+        super().__init__(
+            root,
+            (train_split, val_split, test_split, predict_split),
+            {"text": text, "images": images, "cache": cache},
+            **kwargs,
+        )

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
@@ -13,12 +13,13 @@ from jaxtyping import Bool, UInt8
 from rvos_lightning.core.types import Facts
 from rvos_lightning.data.disk_data import DiskData
 from rvos_lightning.data.problems import Problem, Refused
-from rvos_lightning.data.reader import DataError, Item, Video
+from rvos_lightning.data.reader import Count, DataError, Item, Video
 from rvos_lightning.data.readers.annotation_files import read_json, safe_path
 from rvos_lightning.data.readers.file_reader import FileReader, Masks, MaskSource, misfit
 from rvos_lightning.data.readers.layout import needed_tree
 from rvos_lightning.data.sources.file_tree import FileTree
 from rvos_lightning.data.sources.image_files import ImageFrames, Size
+from rvos_lightning.metrics.images import A2D
 
 
 class Row(NamedTuple):
@@ -37,6 +38,9 @@ class JHMDBReader(FileReader):
     The three frames of a clip were drawn at random once and stored in that JSON, so scores are comparable only
     with it; they are never drawn again here. Frames behind the last mask are cut.
     """
+
+    protocol, licence = partial(A2D, "JHMDB-Sentences"), "JHMDB-Sentences: research use"
+    counts = {"test": Count((928,), (2784,), "the shared metadata: 3 frames of each clip")}
 
     def __init__(self, root: Path | str, split: str = "test") -> None:
         """Reads the metadata.
@@ -152,7 +156,7 @@ class JHMDBSentences(DiskData):
         kwargs: see `VideoDataModule`.
     """
 
-    licence = "JHMDB-Sentences: research use"
+    opens = JHMDBReader
 
     def __init__(
         self,
@@ -162,8 +166,4 @@ class JHMDBSentences(DiskData):
         predict_split: Literal["test"] | None = "test",
         **kwargs: Any,
     ) -> None:
-        super().__init__(root, None, val_split, test_split, predict_split, **kwargs)
-
-    def open(self, split: str) -> JHMDBReader:
-        """See `DiskData.open`."""
-        return JHMDBReader(self.root, split)
+        super().__init__(root, (None, val_split, test_split, predict_split), **kwargs)

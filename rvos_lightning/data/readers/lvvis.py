@@ -6,12 +6,15 @@ from typing import Any, Literal
 
 from rvos_lightning.core.types import Facts
 from rvos_lightning.data.disk_data import DiskData
-from rvos_lightning.data.reader import DataError, Item, Video
+from rvos_lightning.data.reader import Count, DataError, Item, Video
 from rvos_lightning.data.readers.annotation_files import JsonStream, require, safe_path
 from rvos_lightning.data.readers.file_reader import FileReader, StoredMasks
 from rvos_lightning.data.readers.layout import needed_file, needed_tree
 from rvos_lightning.data.sources.image_files import ImageFrames
 from rvos_lightning.data.sources.rle_store import Track, stored
+from rvos_lightning.metrics.expressions import JAndF
+from rvos_lightning.metrics.layouts import LAYOUTS
+from rvos_lightning.metrics.objects import SAV
 
 Items = Literal["tracks", "categories"]
 Split = Literal["train", "val", "test"]
@@ -25,6 +28,9 @@ class LVVISReader(FileReader):
     categories from novel ones.
     """
 
+    layout, licence = LAYOUTS["sav"], "LV-VIS: CC BY-NC-SA 4.0"
+    counts = {"train": Count((3083,), ()), "val": Count((837,), ()), "test": Count((908,), ())}
+
     def __init__(self, root: Path | str, split: str, items: Items = "tracks", cache: Path | None = None) -> None:
         """Reads videos and tracks; masks go to a store."""
         root = Path(root)
@@ -32,6 +38,7 @@ class LVVISReader(FileReader):
         names = (f"{split}_instances.json", f"{split}/{split}_instances.json", f"{split}/instances.json")
         more = (f"annotations/{split}_instances.json", f"*{split}*.json", f"{split}/*.json")
         path = needed_file(root, (*names, *more), split, "the tracks")
+        self.protocol = SAV if items == "tracks" else JAndF
         listing = _Listing(path)
         tracks = listing.tracks
         store = stored([path], lambda: _tracks(path, listing.order), cache) if tracks else None
@@ -119,7 +126,7 @@ class LVVIS(DiskData):
         kwargs: see `VideoDataModule`.
     """
 
-    licence = "LV-VIS: CC BY-NC-SA 4.0"
+    opens = LVVISReader
 
     def __init__(
         self,
@@ -132,10 +139,6 @@ class LVVIS(DiskData):
         cache: Path | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(root, train_split, val_split, test_split, predict_split, **kwargs)
-        self.items: Items = items
-        self.cache = cache
-
-    def open(self, split: str) -> LVVISReader:
-        """See `DiskData.open`."""
-        return LVVISReader(self.root, split, self.items, self.cache)
+        super().__init__(
+            root, (train_split, val_split, test_split, predict_split), {"items": items, "cache": cache}, **kwargs
+        )

@@ -2,14 +2,14 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from rvos_lightning.data.disk_data import DiskData
 from rvos_lightning.data.problems import Problem, Refused, blocks_of, refuse_if
-from rvos_lightning.data.reader import Item, Video
+from rvos_lightning.data.reader import Count, Item, Video
 from rvos_lightning.data.readers.annotation_files import JsonStream
-from rvos_lightning.data.readers.counts import COUNTS, MASK_HASHES
 from rvos_lightning.data.readers.expressions import (
     Entry,
     annotation_ids,
@@ -22,8 +22,16 @@ from rvos_lightning.data.readers.file_reader import FileReader, StoredMasks
 from rvos_lightning.data.readers.layout import needed_tree
 from rvos_lightning.data.sources.image_files import ImageFrames
 from rvos_lightning.data.sources.rle_store import RleStore, Track, stored
+from rvos_lightning.metrics.expressions import MeViS as Protocol
+from rvos_lightning.metrics.layouts import LAYOUTS
 
 Split = Literal["train", "valid_u", "valid", "test"]
+
+
+V1_V2 = "the data set's page or paper, v1 and v2"
+
+MASK_HASHES = {"train": "f9d9b01a", "valid_u": "6e711a3f"}
+"""How the SHA-256 of MeViS v1's mask_dict.json begins, by split, as its README gives it."""
 
 
 class MeViSReader(FileReader):
@@ -32,6 +40,14 @@ class MeViSReader(FileReader):
     The truth of an expression is the union of its annotations; one without annotations has no target (v2).
     `valid` and `test` are hidden: only the server holds their masks.
     """
+
+    layout, licence = LAYOUTS["mevis"], "MeViS: data CC BY-NC-SA 4.0 (non-commercial research)"
+    counts = {
+        "train": Count((1662,), (23051, 27502), V1_V2),
+        "valid_u": Count((50,), (793, 907), V1_V2),
+        "valid": Count((140,), (2236, 2523), V1_V2),
+        "test": Count((154,), (2490,)),
+    }
 
     def __init__(self, root: Path | str, split: str, cache: Path | None = None) -> None:
         """Reads the expressions and maps the masks (built once, see `rle_store`).
@@ -49,12 +65,14 @@ class MeViSReader(FileReader):
         if store is not None:
             refuse_if(track_problems(videos, items, store, split))
         files = [path] + ([folder / "mask_dict.json"] if store else [])
+        v2 = any(item.no_target for item in items)
+        self.protocol = partial(Protocol, "accuracy" if v2 else "score")
         super().__init__("mevis", split, videos, items, frames, StoredMasks(store) if store else None, files)
 
     def problems(self, fast: bool) -> Iterator[Problem]:
         """Whether the masks are the published file."""
         begins = MASK_HASHES.get(self.split)
-        published = COUNTS.get((self.name, self.split))
+        published = self.counts.get(self.split)
         if fast or begins is None or len(self.files) < 2 or len(self.items) != published.items[0]:
             return
         with Path(self.files[1]).open("rb") as file:
@@ -113,7 +131,7 @@ class MeViS(DiskData):
         kwargs: see `VideoDataModule`.
     """
 
-    licence = "MeViS: CC BY-NC-SA 4.0"
+    opens = MeViSReader
 
     def __init__(
         self,
@@ -125,9 +143,4 @@ class MeViS(DiskData):
         cache: Path | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(root, train_split, val_split, test_split, predict_split, **kwargs)
-        self.cache = cache
-
-    def open(self, split: str) -> MeViSReader:
-        """See `DiskData.open`."""
-        return MeViSReader(self.root, split, self.cache)
+        super().__init__(root, (train_split, val_split, test_split, predict_split), {"cache": cache}, **kwargs)

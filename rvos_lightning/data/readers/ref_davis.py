@@ -11,7 +11,7 @@ from typing import Any, Literal
 from rvos_lightning.core.types import Facts
 from rvos_lightning.data.disk_data import DiskData
 from rvos_lightning.data.problems import Problem, refuse_if
-from rvos_lightning.data.reader import DataError, Item, Video
+from rvos_lightning.data.reader import Count, DataError, Item, Video
 from rvos_lightning.data.readers.annotation_files import require
 from rvos_lightning.data.readers.expressions import Entry, read_expressions, table
 from rvos_lightning.data.readers.file_reader import FileReader
@@ -19,6 +19,8 @@ from rvos_lightning.data.readers.layout import needed_file, needed_tree
 from rvos_lightning.data.sources.file_tree import FileTree
 from rvos_lightning.data.sources.image_files import ImageFrames
 from rvos_lightning.data.sources.png_masks import IdMaps, OtherSize
+from rvos_lightning.metrics.assigned import RefDAVISA
+from rvos_lightning.metrics.layouts import LAYOUTS
 
 Split = Literal["train", "valid"]
 
@@ -38,6 +40,13 @@ class RefDAVISReader(FileReader):
 
     Masks are those of `Annotations_unsupervised`; with `Annotations` every score is far too low.
     """
+
+    protocol, layout, besides = RefDAVISA, LAYOUTS["ref_davis"], ("void",)
+    licence = "DAVIS and its texts: their own terms"
+    counts = {
+        "train": Count((60,), ()),
+        "valid": Count((30,), (244,), "61 objects of the shipped DAVIS results, four expressions each"),
+    }
 
     def __init__(self, root: Path | str, split: str, other_size: OtherSize = "error") -> None:
         """Reads whichever layout is there.
@@ -144,7 +153,7 @@ class RefDAVIS(DiskData):
         kwargs: see `VideoDataModule`.
     """
 
-    licence = "DAVIS and its texts: their own terms"
+    opens = RefDAVISReader
 
     def __init__(
         self,
@@ -156,9 +165,6 @@ class RefDAVIS(DiskData):
         other_size: OtherSize = "error",
         **kwargs: Any,
     ) -> None:
-        super().__init__(root, train_split, val_split, test_split, predict_split, **kwargs)
-        self.other_size: OtherSize = other_size
-
-    def open(self, split: str) -> RefDAVISReader:
-        """See `DiskData.open`."""
-        return RefDAVISReader(self.root, split, self.other_size)
+        super().__init__(
+            root, (train_split, val_split, test_split, predict_split), {"other_size": other_size}, **kwargs
+        )

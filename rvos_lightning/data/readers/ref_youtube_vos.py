@@ -10,7 +10,7 @@ from jaxtyping import Bool
 from rvos_lightning.core.types import Facts
 from rvos_lightning.data.disk_data import DiskData
 from rvos_lightning.data.problems import Problem, Refused
-from rvos_lightning.data.reader import DataError, Item, Video
+from rvos_lightning.data.reader import Count, DataError, Item, Video
 from rvos_lightning.data.readers.annotation_files import require
 from rvos_lightning.data.readers.expressions import Entry, read_expressions, table
 from rvos_lightning.data.readers.file_reader import FileReader
@@ -20,6 +20,8 @@ from rvos_lightning.data.readers.youtube_vos import Meta, index_of, read_meta
 from rvos_lightning.data.sources.file_tree import FileTree, open_tree
 from rvos_lightning.data.sources.image_files import ImageFrames
 from rvos_lightning.data.sources.png_masks import IdMaps, OtherSize
+from rvos_lightning.metrics.expressions import RefYouTubeVOS as Protocol
+from rvos_lightning.metrics.layouts import LAYOUTS
 
 Split = Literal["train", "valid", "test"]
 
@@ -34,6 +36,10 @@ class RefYouTubeVOSReader(FileReader):
     `valid` is what its file lists minus what the test file lists. Neither `train/meta.json` (categories) nor the
     test file is required: both have been missing from the download page.
     """
+
+    protocol, layout = Protocol, LAYOUTS["ref_youtube_vos"]
+    licence = "Ref-YouTube-VOS: terms of YouTube-VOS, research use"
+    counts = {"train": Count((3471,), (12913,)), "valid": Count((VALID,), (834,)), "test": Count((305,), ())}
 
     def __init__(self, root: Path | str, split: str, other_size: OtherSize = "error") -> None:
         """Reads the expressions.
@@ -129,7 +135,7 @@ class RefYouTubeVOS(DiskData):
         kwargs: see `VideoDataModule`.
     """
 
-    licence = "Ref-YouTube-VOS: terms of YouTube-VOS, research use"
+    opens = RefYouTubeVOSReader
 
     def __init__(
         self,
@@ -141,9 +147,6 @@ class RefYouTubeVOS(DiskData):
         other_size: OtherSize = "error",
         **kwargs: Any,
     ) -> None:
-        super().__init__(root, train_split, val_split, test_split, predict_split, **kwargs)
-        self.other_size: OtherSize = other_size
-
-    def open(self, split: str) -> RefYouTubeVOSReader:
-        """See `DiskData.open`."""
-        return RefYouTubeVOSReader(self.root, split, self.other_size)
+        super().__init__(
+            root, (train_split, val_split, test_split, predict_split), {"other_size": other_size}, **kwargs
+        )

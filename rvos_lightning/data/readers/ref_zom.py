@@ -6,11 +6,12 @@ from typing import Any, Literal
 
 from rvos_lightning.core.types import Facts
 from rvos_lightning.data.disk_data import DiskData
-from rvos_lightning.data.reader import DataError
+from rvos_lightning.data.reader import RECALLED, Count, DataError
 from rvos_lightning.data.readers.coco_json import Instances, picture_tree
 from rvos_lightning.data.readers.layout import needed_file
 from rvos_lightning.data.readers.refer_pickle import read_refs
 from rvos_lightning.data.readers.refer_reader import ReferReader, Sentence, TextField, in_split, sentence_text
+from rvos_lightning.metrics.images import RefZOM as Protocol
 
 Split = Literal["train", "test"]
 
@@ -20,6 +21,9 @@ class RefZOMReader(ReferReader):
 
     `source`, not `ann_id`, decides about no target: a reference of source "zero" still lists annotations.
     """
+
+    protocol = Protocol
+    counts = {"train": Count((43749,), (), RECALLED), "test": Count((11329,), (), RECALLED)}
 
     def __init__(
         self,
@@ -74,7 +78,7 @@ class RefZOM(DiskData):
         kwargs: see `VideoDataModule`.
     """
 
-    licence = "COCO images: Flickr terms; annotations: CC BY 4.0; expressions: none stated"
+    opens = RefZOMReader
 
     def __init__(
         self,
@@ -88,10 +92,9 @@ class RefZOM(DiskData):
         cache: Path | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(root, train_split, val_split, test_split, predict_split, **kwargs)
-        self.text: TextField = text
-        self.images, self.cache = images, cache
-
-    def open(self, split: str) -> RefZOMReader:
-        """See `DiskData.open`."""
-        return RefZOMReader(self.root, split, self.text, self.images, self.cache)
+        super().__init__(
+            root,
+            (train_split, val_split, test_split, predict_split),
+            {"text": text, "images": images, "cache": cache},
+            **kwargs,
+        )

@@ -7,25 +7,49 @@ from typing import Any, Literal
 from rvos_lightning.core.types import Facts
 from rvos_lightning.data.disk_data import DiskData
 from rvos_lightning.data.problems import Problem, Refused
-from rvos_lightning.data.reader import DataError
+from rvos_lightning.data.reader import Count, DataError
 from rvos_lightning.data.readers.annotation_files import require
 from rvos_lightning.data.readers.coco_json import Instances, picture_tree
 from rvos_lightning.data.readers.layout import missing, needed_file
 from rvos_lightning.data.readers.refer_pickle import read_refs
 from rvos_lightning.data.readers.refer_reader import ReferReader, Sentence, TextField, in_split, sentence_text
+from rvos_lightning.metrics.images import RefCOCO as Protocol
 
 Name = Literal["refcoco", "refcoco+", "refcocog"]
 Partition = Literal["unc", "google", "umd"]
 Layout = Literal["auto", "refer", "coco"]
 
-SPLITS: dict[tuple[str, str], tuple[str, ...]] = {
-    ("refcoco", "unc"): ("train", "val", "testA", "testB", "test"),
-    ("refcoco", "google"): ("train", "val", "test"),
-    ("refcoco+", "unc"): ("train", "val", "testA", "testB", "test"),
-    ("refcocog", "umd"): ("train", "val", "test"),
-    ("refcocog", "google"): ("train", "val"),
+COUNTS: dict[tuple[str, str], dict[str, Count]] = {
+    ("refcoco", "unc"): {
+        "train": Count((16994,), (120624,), references=(42404,)),
+        "val": Count((1500,), (10834,), references=(3811,)),
+        "testA": Count((750,), (5657,), references=(1975,)),
+        "testB": Count((750,), (5095,), references=(1810,)),
+        "test": Count((1500,), (10752,), references=(3785,)),
+    },
+    ("refcoco", "google"): {
+        "train": Count((19213,), (), references=(40000,)),
+        "val": Count((4559,), (), references=(5000,)),
+        "test": Count((4527,), (), references=(5000,)),
+    },
+    ("refcoco+", "unc"): {
+        "train": Count((16992,), (120191,), references=(42278,)),
+        "val": Count((1500,), (10758,), references=(3805,)),
+        "testA": Count((750,), (5726,), references=(1975,)),
+        "testB": Count((750,), (4889,), references=(1798,)),
+        "test": Count((1500,), (10615,), references=(3773,)),
+    },
+    ("refcocog", "umd"): {
+        "train": Count((21899,), (80512,), references=(42226,)),
+        "val": Count((1300,), (4896,), references=(2573,)),
+        "test": Count((2600,), (9602,), references=(5023,)),
+    },
+    ("refcocog", "google"): {
+        "train": Count((24698,), (85474,), references=(44822,)),
+        "val": Count((4650,), (9536,), references=(5000,)),
+    },
 }
-"""Partitions that exist, and their splits."""
+"""Partitions that exist, their splits and published numbers."""
 
 
 class RefCOCOReader(ReferReader):
@@ -33,6 +57,8 @@ class RefCOCOReader(ReferReader):
 
     The first has several sentences a reference, `raw` and `sent`; the second one image record a sentence.
     """
+
+    protocol = Protocol
 
     def __init__(
         self,
@@ -52,8 +78,9 @@ class RefCOCOReader(ReferReader):
             Refused: files are missing, or such a partition or split does not exist.
         """
         root = Path(root)
-        if split not in SPLITS.get((name, partition), ()):
-            known = "; ".join(f"{n} {p}: {', '.join(s)}" for (n, p), s in SPLITS.items())
+        self.counts = COUNTS.get((name, partition), {})
+        if split not in self.counts:
+            known = "; ".join(f"{n} {p}: {', '.join(s)}" for (n, p), s in COUNTS.items())
             raise DataError(f"{name} has no partition {partition!r} with a split {split!r}. There are {known}.")
         folder = root / name if (root / name).is_dir() else root
         refs = folder / f"refs({partition}).p"
@@ -140,7 +167,7 @@ class RefCOCO(DiskData):
         kwargs: see `VideoDataModule`.
     """
 
-    licence = "COCO images: Flickr terms; annotations: CC BY 4.0; expressions: none stated"
+    opens = RefCOCOReader
 
     def __init__(
         self,
@@ -158,11 +185,12 @@ class RefCOCO(DiskData):
         cache: Path | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(root, train_split, val_split, test_split, predict_split, **kwargs)
-        self.options = {"name": name, "partition": partition, "layout": layout, "text": text, "images": images}
-        self.cache, self.exclude_images = cache, exclude_images
+        options = {"name": name, "partition": partition, "layout": layout, "text": text, "images": images}
+        options["cache"] = cache
+        super().__init__(root, (train_split, val_split, test_split, predict_split), options, **kwargs)
+        self.exclude_images = exclude_images
 
     def open(self, split: str) -> RefCOCOReader:
         """See `DiskData.open`."""
         exclude = self.exclude_images if split == "train" else None
-        return RefCOCOReader(self.root, split, **self.options, cache=self.cache, exclude_images=exclude)
+        return RefCOCOReader(self.root, split, **self.options, exclude_images=exclude)

@@ -36,6 +36,8 @@ class ReferReader(FileReader):
     An annotation none of whose parts is a polygon is left out of training and refused in evaluation.
     """
 
+    licence = "COCO images: Flickr terms; annotations: CC BY 4.0; expressions: none stated"
+
     def __init__(
         self,
         name: str,

@@ -7,13 +7,13 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import UInt8
 from torch import Tensor
 
 from rvos_lightning.core.types import Facts
 from rvos_lightning.data.disk_data import DiskData
 from rvos_lightning.data.problems import Problem, Refused, refuse_if
-from rvos_lightning.data.reader import DataError, Item, Video
+from rvos_lightning.data.reader import Count, DataError, Item, Video
 from rvos_lightning.data.readers.annotation_files import JsonStream, require
 from rvos_lightning.data.readers.expressions import Entry, annotation_ids, read_expressions, table, track_problems
 from rvos_lightning.data.readers.file_reader import FileReader, StoredMasks
@@ -21,8 +21,12 @@ from rvos_lightning.data.readers.layout import missing, needed_tree
 from rvos_lightning.data.sources.image_files import ImageFrames
 from rvos_lightning.data.sources.rle import union_into
 from rvos_lightning.data.sources.rle_store import RleStore, Track, stored
+from rvos_lightning.metrics.layouts import LAYOUTS
+from rvos_lightning.metrics.revos import ReVOS as Protocol
 
 Split = Literal["train", "valid"]
+
+FOREGROUND = "mask_dict_foreground.json"
 
 KINDS = ("referring", "reasoning", "no_target")
 """What `type_id` 0, 1, 2 mean; scores are kept apart by it."""
@@ -33,6 +37,9 @@ class ReVOSReader(FileReader):
 
     Users report masks of TAO and some UVO videos that belong to other frames; `exclude` leaves such videos out.
     """
+
+    protocol, layout, licence = Protocol, LAYOUTS["revos"], "ReVOS: CC BY-NC-SA 4.0"
+    counts = {"train": Count((626,), ()), "valid": Count((416,), ())}
 
     def __init__(self, root: Path | str, split: str, exclude: Sequence[str] = (), cache: Path | None = None) -> None:
         """Reads the expressions and maps the masks; `exclude` holds video ids or patterns ("TAO/*").
@@ -53,15 +60,19 @@ class ReVOSReader(FileReader):
         refuse_if(track_problems(videos, items, store, split))
         super().__init__("revos", split, videos, items, frames, StoredMasks(store), [path, masks])
         self._foreground: RleStore | None = None
+        self.besides = ("foreground", "multiplicity") if (self.root / FOREGROUND).is_file() else ("multiplicity",)
 
-    def read_foreground(self, video: int, positions: Sequence[int]) -> Bool[Tensor, "time height width"]:
-        """All foreground of frames, which the robustness score R divides by.
+    def read_beside(self, name: str, item: int, positions: Sequence[int]) -> Tensor:
+        """All foreground of the frames, which the robustness score R divides by; or annotations per pixel.
 
         Raises:
-            DataError: `mask_dict_foreground.json` or the video in it is missing.
+            DataError: the video is missing in `mask_dict_foreground.json`.
         """
+        video = self.items[item].video
+        if name == "multiplicity":
+            return self._multiplicity(item, positions)
         if self._foreground is None:
-            path = self.root / "mask_dict_foreground.json"
+            path = self.root / FOREGROUND
             self._foreground = stored([path], lambda: _foreground(path), self.cache)
         name = self.videos[video].id
         row = int(self._foreground.rows([name])[0])
@@ -72,6 +83,17 @@ class ReVOSReader(FileReader):
             union_into(self._foreground.masks([row], position), masks[index])
         return torch.from_numpy(masks).view(torch.bool)
 
+    def _multiplicity(self, item: int, positions: Sequence[int]) -> UInt8[Tensor, "time height width"]:
+        wanted = self.items[item]
+        rows = self.truth.rows(self.videos[wanted.video], wanted)
+        times = np.zeros((len(positions), *self.size(wanted.video)), np.uint8)
+        for row in rows:
+            one = np.empty_like(times[0])
+            for index, position in enumerate(positions):
+                union_into(self.truth.store.masks([row], position), one)
+                times[index] += one
+        return torch.from_numpy(times)
+
     def problems(self, fast: bool) -> Iterator[Problem]:
         """The sources with known misalignment, and whether R can be computed."""
         suspect = sorted(v.id for v in self.videos if v.id.split("/")[0].upper() in ("TAO", "UVO"))
@@ -79,7 +101,7 @@ class ReVOSReader(FileReader):
             remedy = 'Look at some masks over their frames; leave videos out with `exclude: ["TAO/*"]`.'
             what = f"{len(suspect)} videos come from TAO or UVO, whose masks are reported to lie on other frames"
             yield Problem(suspect[0], what, remedy)
-        path = self.root / "mask_dict_foreground.json"
+        path = self.root / FOREGROUND
         if not path.is_file():
             yield Problem(str(path), "missing: the robustness score R cannot be computed", "J and F do not need it.")
 
@@ -118,7 +140,7 @@ class ReVOS(DiskData):
         kwargs: see `VideoDataModule`.
     """
 
-    licence = "ReVOS: CC BY-NC-SA 4.0"
+    opens = ReVOSReader
 
     def __init__(
         self,
@@ -131,9 +153,9 @@ class ReVOS(DiskData):
         cache: Path | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(root, train_split, val_split, test_split, predict_split, **kwargs)
-        self.exclude, self.cache = exclude or [], cache
-
-    def open(self, split: str) -> ReVOSReader:
-        """See `DiskData.open`."""
-        return ReVOSReader(self.root, split, self.exclude, self.cache)
+        super().__init__(
+            root,
+            (train_split, val_split, test_split, predict_split),
+            {"exclude": exclude or [], "cache": cache},
+            **kwargs,
+        )

@@ -14,6 +14,7 @@ from rvos_lightning.data.readers.layout import missing
 from rvos_lightning.data.sources.file_tree import Folder
 from rvos_lightning.data.sources.image_files import ImageFrames
 from rvos_lightning.data.sources.rle_store import RleStore, Track, stored
+from rvos_lightning.metrics.images import RefCOCO as Protocol
 
 
 class SA1BReader(FileReader):
@@ -21,6 +22,8 @@ class SA1BReader(FileReader):
 
     All JSON files are converted once to one mask store.
     """
+
+    protocol, licence = Protocol, "SA-1B: its own research licence"
 
     def __init__(
         self,
@@ -92,7 +95,7 @@ class SA1B(DiskData):
         kwargs: see `VideoDataModule`.
     """
 
-    licence = "SA-1B: its own research licence"
+    opens = SA1BReader
 
     def __init__(
         self,
@@ -102,9 +105,6 @@ class SA1B(DiskData):
         cache: Path | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(root, "train", None, None, None, **kwargs)
-        self.files, self.max_area, self.cache = files, max_area, cache
-
-    def open(self, split: str) -> SA1BReader:
-        """See `DiskData.open`."""
-        return SA1BReader(self.root, split, self.files, self.max_area, self.cache)
+        super().__init__(
+            root, ("train", None, None, None), {"files": files, "max_area": max_area, "cache": cache}, **kwargs
+        )

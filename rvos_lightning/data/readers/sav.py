@@ -9,7 +9,7 @@ import numpy as np
 from rvos_lightning.core.types import Facts
 from rvos_lightning.data.disk_data import DiskData
 from rvos_lightning.data.problems import Problem, Refused
-from rvos_lightning.data.reader import DataError, Item, Reader, Video
+from rvos_lightning.data.reader import Count, DataError, Item, Reader, Video
 from rvos_lightning.data.readers.annotation_files import read_json, require
 from rvos_lightning.data.readers.file_reader import FileReader, StoredMasks
 from rvos_lightning.data.readers.layout import missing, needed_file, needed_tree
@@ -18,6 +18,8 @@ from rvos_lightning.data.sources.image_files import FrameSource, ImageFrames
 from rvos_lightning.data.sources.mp4_frames import Mp4Frames
 from rvos_lightning.data.sources.png_masks import BinaryFolders
 from rvos_lightning.data.sources.rle_store import RleStore, Track, stored
+from rvos_lightning.metrics.layouts import LAYOUTS
+from rvos_lightning.metrics.objects import SAV as Protocol
 
 Kind = Literal["manual", "auto"]
 
@@ -30,6 +32,9 @@ class SAVTrainReader(FileReader):
     A video's frames are the annotated ones only, under their numbers in the file (00000, 00004, ...). Objects
     overlap: each item has its own plane. All JSON files are converted once to one mask store.
     """
+
+    protocol, layout, licence = Protocol, LAYOUTS["sav"], "SA-V: CC BY 4.0"
+    counts = {"train": Count((50583, 48436), (190316, 451720), "the data set's page, manual and automatic masklets")}
 
     def __init__(self, root: Path | str, kind: str = "manual", cache: Path | None = None) -> None:
         """Lists masklets.
@@ -121,6 +126,9 @@ class SAVReader(FileReader):
     All 24 fps frames are read; those with a PNG of the object are annotated.
     """
 
+    protocol, layout, licence = Protocol, LAYOUTS["sav"], "SA-V: CC BY 4.0"
+    counts = {"val": Count((155,), (293,)), "test": Count((150,), (278,))}
+
     def __init__(self, root: Path | str, split: str) -> None:
         """Lists videos and objects of "val" or "test"."""
         root = _below(Path(root), split)
@@ -174,7 +182,7 @@ class SAV(DiskData):
         kwargs: see `VideoDataModule`.
     """
 
-    licence = "SA-V: CC BY 4.0"
+    opens = SAVReader
 
     def __init__(
         self,
@@ -187,7 +195,7 @@ class SAV(DiskData):
         cache: Path | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(root, train_split, val_split, test_split, predict_split, **kwargs)
+        super().__init__(root, (train_split, val_split, test_split, predict_split), **kwargs)
         self.annotations: Kind = annotations
         self.cache = cache
 

@@ -1,13 +1,17 @@
 """YouTube-VOS 2018 and 2019, and sets laid out like it."""
 
 from pathlib import Path
+from typing import Any
 
-from rvos_lightning.data.reader import DataError, Video
+from rvos_lightning.data.disk_data import DiskData
+from rvos_lightning.data.reader import Count, DataError, Video
 from rvos_lightning.data.readers.annotation_files import read_json, require
 from rvos_lightning.data.readers.label_index import LabelIndex
 from rvos_lightning.data.readers.layout import needed_tree
 from rvos_lightning.data.readers.vos_reader import VosReader, list_videos
 from rvos_lightning.data.sources.png_masks import OtherSize
+from rvos_lightning.metrics.layouts import LAYOUTS
+from rvos_lightning.metrics.objects import YouTubeVOS as Protocol
 
 Meta = dict[tuple[str, int], tuple[str, list[str]]]  # (video, object) -> category, frames that show it
 
@@ -17,6 +21,14 @@ class YouTubeVOSReader(VosReader):
 
     Objects may appear late. `meta.json` saves reading all masks once, and is not required.
     """
+
+    protocol, layout = Protocol, LAYOUTS["youtube_vos"]
+    licence = "YouTube-VOS: its own terms, research use"
+    counts = {
+        "train": Count((3471,), ()),
+        "valid": Count((474, 507), (), "the data set's page, 2018 and 2019"),
+        "test": Count((508, 541), (), "the data set's page, 2018 and 2019"),
+    }
 
     def __init__(
         self,
@@ -63,3 +75,38 @@ def read_meta(path: Path) -> Meta:
 def index_of(videos: list[Video], meta: Meta) -> LabelIndex:
     """The index that `meta.json` amounts to."""
     return LabelIndex.of_lists(videos, {key: frames for key, (_, frames) in meta.items()})
+
+
+class YouTubeVOS(DiskData):
+    """YouTube-VOS 2018 or 2019.
+
+    Args:
+        root: folder that holds train, valid, test.
+        train_split: "train", or None for none (likewise below).
+        val_split: only `train` has public masks beyond each object's first; None by default.
+        test_split: likewise.
+        predict_split: "valid" for the server.
+        all_frames: read the 30 fps archives (`<split>_all_frames`); masks stay on every fifth frame.
+        cache: where the index of objects is kept; None: beside the masks.
+        kwargs: see `VideoDataModule`.
+    """
+
+    opens = YouTubeVOSReader
+
+    def __init__(
+        self,
+        root: Path | str,
+        train_split: str | None = "train",
+        val_split: str | None = None,
+        test_split: str | None = None,
+        predict_split: str | None = "valid",
+        all_frames: bool = False,
+        cache: Path | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            root,
+            (train_split, val_split, test_split, predict_split),
+            {"all_frames": all_frames, "cache": cache},
+            **kwargs,
+        )

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from rvos_lightning.core.types import Device, LazyTensor
+from rvos_lightning.core.types import Device, LazyTensor, Targets
 from rvos_lightning.data.clips.transforms import resize_frames
 from rvos_lightning.data.reader import Reader
 
@@ -81,74 +81,61 @@ class LazyFrames(LazyTensor):
         return moved
 
 
-class _MaskWindows:
-    """Reads masks and their annotation flags together and keeps the last window, asked for twice in a row."""
+class _Windows:
+    """Reads all that is known of a window together and keeps the last one, asked for field by field."""
 
-    def __init__(self, reader: Reader, items: Sequence[int]) -> None:
-        self.reader, self.items = reader, list(items)
+    def __init__(self, reader: Reader, items: Sequence[int], size: tuple[int, int]) -> None:
+        self.reader, self.items, self.size = reader, list(items), size
         self.time = len(reader.videos[reader.items[self.items[0]].video].frames)
-        self._last: tuple[Window, tuple[Tensor, Tensor]] | None = None
+        self._last: tuple[Window, dict[str, Tensor]] | None = None
 
-    def read(self, window: Window) -> tuple[Tensor, Tensor]:
+    def read(self, window: Window) -> dict[str, Tensor]:
         if self._last is None or self._last[0] != window:
             truths = [self.reader.read_masks(item, range(*window)) for item in self.items]
             pairs = [truth for truth in truths if truth is not None]
-            size = (max(m.shape[-2] for m, _ in pairs), max(m.shape[-1] for m, _ in pairs))
-            masks = torch.stack([pad_to(mask, size) for mask, _ in pairs])
-            self._last = window, (masks, torch.stack([annotated for _, annotated in pairs]))
+            found = {"masks": [masks for masks, _ in pairs]}
+            for name in self.reader.besides:
+                found[name] = self._beside(name, range(*window))
+            planes = {name: torch.stack([pad_to(each, self.size) for each in own]) for name, own in found.items()}
+            self._last = window, {**planes, "annotated": torch.stack([annotated for _, annotated in pairs])}
         return self._last[1]
 
+    def _beside(self, name: str, positions: range) -> list[Tensor]:
+        """A field of every item; all but `multiplicity` are the same for the items of a video."""
+        known: dict[int, Tensor] = {}
+        for item in self.items:
+            key = item if name == "multiplicity" else -1 - self.reader.items[item].video
+            if key not in known:
+                known[key] = self.reader.read_beside(name, item, positions)
+        return [known[i if name == "multiplicity" else -1 - self.reader.items[i].video] for i in self.items]
 
-class LazyMasks(LazyTensor):
-    """Masks at original size, Bool[batch time height width], read on demand.
+
+class LazyTruth(LazyTensor):
+    """A field of `Targets` at original size, [batch time] or [batch time height width], read on demand.
 
     Args:
-        windows: shared with `LazyAnnotated`, so that a window is read once.
-        size: (height, width) of the source.
+        windows: shared by all fields, so that a window is read once.
+        name: of the field.
     """
 
-    def __init__(self, windows: _MaskWindows, size: tuple[int, int]) -> None:
-        self.windows, self.size = windows, size
-        self.device: Device = "cpu"
+    def __init__(self, windows: _Windows, name: str, device: Device = "cpu") -> None:
+        self.windows, self.name, self.device = windows, name, device
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(batch, time, height, width)."""
-        return (len(self.windows.items), self.windows.time, *self.size)
+        """(batch, time), and the source's (height, width) but for flags."""
+        size = () if self.name == "annotated" else self.windows.size
+        return (len(self.windows.items), self.windows.time, *size)
 
     def __getitem__(self, key: tuple[slice, slice]) -> Tensor:
-        return self.windows.read(_bounds(key, self.windows.time))[0].to(self.device)
+        return self.windows.read(_bounds(key, self.windows.time))[self.name].to(self.device)
 
-    def to(self, device: Device, non_blocking: bool = False) -> "LazyMasks":
-        """The same masks, delivered to `device`."""
-        moved = LazyMasks(self.windows, self.size)
-        moved.device = device
-        return moved
+    def to(self, device: Device, non_blocking: bool = False) -> "LazyTruth":
+        """The same field, delivered to `device`."""
+        return LazyTruth(self.windows, self.name, device)
 
 
-class LazyAnnotated(LazyTensor):
-    """Which frames are annotated, Bool[batch time], read on demand together with the masks."""
-
-    def __init__(self, windows: _MaskWindows) -> None:
-        self.windows = windows
-        self.device: Device = "cpu"
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(batch, time)."""
-        return (len(self.windows.items), self.windows.time)
-
-    def __getitem__(self, key: tuple[slice, slice]) -> Tensor:
-        return self.windows.read(_bounds(key, self.windows.time))[1].to(self.device)
-
-    def to(self, device: Device, non_blocking: bool = False) -> "LazyAnnotated":
-        """The same flags, delivered to `device`."""
-        moved = LazyAnnotated(self.windows)
-        moved.device = device
-        return moved
-
-
-def lazy_targets(reader: Reader, items: Sequence[int], size: tuple[int, int]) -> tuple[LazyMasks, LazyAnnotated]:
-    """Masks and annotation flags of `items` (of videos of equal length), reading each window once."""
-    windows = _MaskWindows(reader, items)
-    return LazyMasks(windows, size), LazyAnnotated(windows)
+def lazy_targets(reader: Reader, items: Sequence[int], size: tuple[int, int]) -> Targets:
+    """The truth of `items` (of videos of equal length), reading each window once."""
+    windows = _Windows(reader, items, size)
+    return Targets(**{name: LazyTruth(windows, name) for name in ("masks", "annotated", *reader.besides)})

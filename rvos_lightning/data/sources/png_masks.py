@@ -5,7 +5,8 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
+from torch import Tensor
 
 from rvos_lightning.data.reader import DataError, Item, Video
 from rvos_lightning.data.readers.file_reader import Masks, MaskSource, misfit
@@ -34,6 +35,15 @@ class IdMaps(MaskSource):
             return None
         ids = decode_ids(self.tree.read(name), f"{self.tree.place}/{name}")
         return fit(ids, size, self.other, f"{self.tree.place}/{name}")
+
+    def void(self, video: Video, positions: Sequence[int], size: Size) -> Bool[Tensor, "time height width"]:
+        """See `MaskSource.void`."""
+        void = np.zeros((len(positions), *size), bool)
+        for index, position in enumerate(positions):
+            ids = self.ids(video, position, size)
+            if ids is not None:
+                void[index] = ids == VOID
+        return torch.from_numpy(void)
 
     def missing(self, video: Video) -> list[str]:
         """See `MaskSource.missing`."""

@@ -1,0 +1,110 @@
+"""Every data set's own protocol: `validate`, and `score` of the masks that it wrote, give one number."""
+
+import math
+
+import pytest
+import torch
+from layouts import make_scene, promptable, refer, referring
+from lightning.pytorch import Trainer
+from test_disk_data import PROMPTABLE, a2d, davis, lvvis, mevis, revos, sav
+
+import rvos_lightning.data as data
+from callbacks import MaskWriter
+from rvos_lightning.core.module import RVOSModule
+from rvos_lightning.core.seams import Network
+from rvos_lightning.core.types import Prediction
+from rvos_lightning.run.score import Options, report, score
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+class Boxes(Network):
+    """A moving box an item, overlapping its neighbours'; some items say that nothing is meant."""
+
+    def forward(self, clip, state=None):
+        logits = -torch.ones(len(clip), clip.time, *clip.frames.shape[-2:])
+        for index, meta in enumerate(clip.meta):
+            start = 2 * sum(map(ord, meta.item)) % 5
+            if sum(map(ord, meta.item)) % 7:
+                for t, position in enumerate(meta.positions):
+                    logits[index, t, 1:31, start + position : start + position + 20] = 1.0
+        return Prediction(logits)
+
+
+def unsupervised(root, scene):
+    return referring.davis_tree(root, scene, "Annotations_unsupervised", "val")
+
+
+CASES = {
+    "MeViS": (mevis, "MeViS", {"j_and_f", "j", "f"}),
+    "RefYouTubeVOS": (referring.ref_youtube_vos, "RefYouTubeVOS", {"j_and_f", "j", "f"}),
+    "RefDAVIS": (referring.ref_davis, "RefDAVISA", {"j_and_f", "j_and_f/annotator_3"}),
+    "ReVOS": (revos, "ReVOS", {"j_and_f", "r", "a", "r/reasoning"}),
+    "A2DSentences": (a2d, "A2D", {"map", "o_iou", "m_iou", "p@0.5"}),
+    "JHMDBSentences": (referring.jhmdb, "A2D", {"map", "o_iou", "m_iou", "p@0.5"}),
+    "SAV": (sav, "SAV", {"j_and_f", "j_recall"}),
+    "DAVIS": (davis, "DAVISSemi", {"j_and_f", "j_decay"}),
+    "DAVIS unsupervised": (unsupervised, "DAVISUnsupervised", {"j_and_f", "j_decay"}),
+    "YouTubeVOS": (promptable.youtube_vos, "YouTubeVOS", {"g", "j_seen", "f_unseen"}),
+    "MOSE": (promptable.mose, "DAVISSemi", {"j_and_f"}),
+    "MOSE v2": (promptable.mose, "MOSEv2", {"j_and_f", "j_disappear"}),
+    "PUMaVOS": (promptable.pumavos, "SAV", {"j_and_f"}),
+    "LVVIS": (lvvis, "SAV", {"j_and_f"}),
+    "ESD": (promptable.esd, "SAV", {"j_and_f"}),
+    "RefCOCO": (lambda root, scene: refer.refcoco(root), "RefCOCO", {"o_iou", "m_iou", "p@0.9"}),
+    "GRefCOCO": (lambda root, scene: refer.grefcoco(root), "GRefCOCO", {"g_iou", "c_iou", "n_acc", "t_acc"}),
+    "RefZOM": (lambda root, scene: refer.ref_zom(root), "RefZOM", {"o_iou", "m_iou", "acc"}),
+    "ClipWithMasks": (lambda root, scene: "tests/data/horsejump", "JAndF", {"j_and_f"}),
+    "SA1B": (promptable.sa1b, "RefCOCO", {"o_iou"}),
+}
+OPTIONS = {
+    "DAVIS unsupervised": {"task": "unsupervised"},
+    "MOSE v2": {"version": 2},
+    "RefYouTubeVOS": {"val_split": "train"},
+    "YouTubeVOS": {"val_split": "train"},
+    "MOSE": {"val_split": "train"},
+}
+OPTIONS["MOSE v2"] |= OPTIONS["MOSE"]
+
+
+def module_of(name, tmp_path):
+    make, _, _ = CASES[name]
+    kind = name.split(" ")[0]
+    options = {"size": 32, "items_per_video_eval": 1, **OPTIONS.get(name, {})}
+    if kind in PROMPTABLE:
+        options["simulate_user"] = data.SimulatedUser()
+    module = getattr(data, kind)(make(tmp_path / "x", make_scene(time=14)), **options)
+    if kind == "SA1B":
+        module.splits["val"] = "train"
+    if kind == "RefCOCO":
+        module.splits["val"] = "train"
+    return module
+
+
+def test_no_data_set_is_forgotten():
+    own = {name for name in data._HOMES if data._HOMES[name].startswith("readers.")}
+    assert own == {name.split(" ")[0] for name in CASES}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_validate_and_score_agree(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(data.__path__[0] + "/../..")
+    module = module_of(name, tmp_path)
+    writer = MaskWriter(tmp_path / "masks", stage="val", zip=False)
+    trainer = Trainer(
+        logger=False, callbacks=[writer], default_root_dir=tmp_path, enable_progress_bar=False,
+        enable_model_summary=False, use_distributed_sampler=False, accelerator="cpu",
+    )  # fmt: skip
+    task = RVOSModule(Boxes(), window=4)
+    trainer.validate(task, module, verbose=False)
+    validated = {key.removeprefix("val/"): float(value) for key, value in trainer.callback_metrics.items()}
+    (metric,) = task.metrics["val"].values()
+    reader = module.read("val")
+    assert type(metric).__name__ == CASES[name][1] and reader.licence != "" or name == "ClipWithMasks"
+    scored = score(reader, Options(tmp_path / "masks"))
+    assert report(scored).count("\n") >= 1 and CASES[name][2] <= validated.keys()
+    again = {key: float(value) for key, value in scored.compute().items()}
+    assert again.keys() == validated.keys() and scored.said == metric.said
+    for key, value in again.items():
+        assert value == pytest.approx(validated[key], abs=1e-6) or math.isnan(value) and math.isnan(validated[key])
+    assert metric.main_score in again and any(0 < value < 1 for value in again.values())
