@@ -15,6 +15,7 @@ class DiskData(VideoDataModule):
 
     Attributes:
         opens: the reader, called with root, split and options.
+        licence: name and terms.
 
     Args:
         root: the data set's folder.
@@ -24,6 +25,7 @@ class DiskData(VideoDataModule):
     """
 
     opens: type[Reader]
+    licence: str
 
     def __init__(
         self, root: Path | str, splits: Sequence[str | None], options: dict[str, Any] | None = None, **kwargs: Any
@@ -32,10 +34,10 @@ class DiskData(VideoDataModule):
         self.root, self.options = Path(root).expanduser(), options or {}
         self.splits = dict(zip(("train", "val", "test", "predict"), splits, strict=True))
 
-    @property
-    def licence(self) -> str:
-        """Name and terms, as the reader states them."""
-        return self.opens.licence
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """The licence is the reader's."""
+        super().__init_subclass__(**kwargs)
+        cls.licence = cls.opens.licence
 
     def open(self, split: str) -> Reader:
         """The reader of a split of this data set."""
