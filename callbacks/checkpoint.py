@@ -25,9 +25,10 @@ class BestCheckpoint(ModelCheckpoint):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Beside the last checkpoint, whichever logger is on."""
         self.dirpath = str(Path(trainer.default_root_dir) / "checkpoints")
-        metrics = [metric for metric in pl_module.metrics["val"].values() if hasattr(metric, "headline")]
         if self.monitor is None:
-            self.monitor = f"val/{metrics[0].main_score}" if metrics else "val/j_and_f"
+            pl_module.ask_data(stage)  # callbacks are set up before the module
+            main = [metric.main_score for metric in pl_module.metrics.values() if hasattr(metric, "main_score")]
+            self.monitor = f"val/{main[0] if main else 'j_and_f'}"
         super().setup(trainer, pl_module, stage)
 
 

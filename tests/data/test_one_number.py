@@ -98,7 +98,7 @@ def test_validate_and_score_agree(name, tmp_path, monkeypatch):
     task = RVOSModule(Boxes(), window=4)
     trainer.validate(task, module, verbose=False)
     validated = {key.removeprefix("val/"): float(value) for key, value in trainer.callback_metrics.items()}
-    (metric,) = task.metrics["val"].values()
+    (metric,) = task.metrics.values()
     reader = module.read("val")
     assert type(metric).__name__ == CASES[name][1] and reader.licence != "" or name == "ClipWithMasks"
     scored = score(reader, Options(tmp_path / "masks"))
