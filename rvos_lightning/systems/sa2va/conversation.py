@@ -116,25 +116,9 @@ def video_tokens(frames: int, per_frame: int) -> str:
     return "\n".join([image_tokens(1, per_frame)] * frames)
 
 
-def region_text(counts: Sequence[int]) -> str:
-    """The sentence that introduces visual prompts; region i has `counts[i]` visual tokens."""
-    regions = ", ".join(f"region{i}<vp>{CONTEXT * n}</vp>" for i, n in enumerate(counts, 1))
-    return f"There are {len(counts)} part regions in the picture: {regions}."
-
-
 def clean_expression(expression: str) -> str:
     """How video training sets write an expression inside a question template."""
     return expression.replace(".", "").strip().lower()
-
-
-def video_question(expression: str, question: str) -> str:
-    """A training question: an expression that asks by itself stays verbatim, others fill the template `question`."""
-    return expression if "?" in expression else fill(question, clean_expression(expression))
-
-
-def image_question(phrase: str, question: str) -> str:
-    """A RefCOCO training question: lower case, one trailing full stop removed."""
-    return fill(question, phrase.lower().strip().removesuffix("."))
 
 
 def fill(question: str, name: str) -> str:
@@ -191,41 +175,3 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
     """Token ids of an inference prompt, with the begin token where the tokenizer has one."""
     begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     return begin + tokenizer.encode(prompt, add_special_tokens=False)
-
-
-@dataclass(frozen=True)
-class Grounded:
-    """A caption with `<p> phrase </p> [SEG]` marks, and which given phrase each [SEG] stands for."""
-
-    text: str
-    phrases: tuple[str, ...]
-    order: tuple[int, ...]
-
-
-def ground_caption(caption: str, phrases: Sequence[str], legacy_trimming: bool = False) -> Grounded:
-    """Mark the phrases of a caption for grounded conversation generation (RefCOCOg-GCG).
-
-    Args:
-        caption: lower-cased here, as in the released code.
-        phrases: those found in the caption are marked, in reading order; overlaps are cut.
-        legacy_trimming: reproduce the released code, which cuts on the unsorted list and corrupts the caption
-            when the phrases are not in reading order.
-    """
-    text = caption.strip('"').strip().lower()
-    kept = [i for i, phrase in enumerate(phrases) if phrase.lower() in text]
-    spans = [[text.find(phrases[i].lower()), text.find(phrases[i].lower()) + len(phrases[i])] for i in kept]
-    order = sorted(range(len(kept)), key=lambda i: spans[i][0])
-    labels = [phrases[kept[i]] for i in order]
-    in_order = [spans[i] for i in order]
-    trimmed = spans if legacy_trimming else in_order
-    for i, span in enumerate(trimmed):
-        for later in trimmed[i + 1 :]:
-            if span[1] >= later[0]:
-                span[1] = later[0] - 1
-                labels[i] = text[span[0] : span[1] + 1]
-                break
-    pieces, position = [], 0
-    for start, stop in in_order:
-        pieces += [text[position:start], f"<p> {text[start:stop]} </p> {SEG}"]
-        position = stop
-    return Grounded("".join([*pieces, text[position:]]), tuple(labels), tuple(kept[i] for i in order))

@@ -1,4 +1,4 @@
-"""Which frames the language model looks at: index rules of Sa2VA (first k, random) and Sa2VA-i (uniform)."""
+"""Which frames the language model looks at: index rules of Sa2VA (first k) and Sa2VA-i (uniform)."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,7 +10,6 @@ from torch import Tensor
 from rvos_lightning.core.types import Clip
 
 Sampling = Literal["first", "uniform"]
-Random = np.random.RandomState | np.random.Generator
 
 
 def first_frames(length: int, k: int) -> list[int]:
@@ -28,29 +27,6 @@ def inference_frames(length: int, k: int, sampling: Sampling) -> list[int]:
     if length < 1 or k < 1:
         raise ValueError(f"cannot choose {k} frames of a video of {length} frames; both must be at least 1")
     return first_frames(length, k) if sampling == "first" else uniform_frames(length, k)
-
-
-def random_frames(length: int, k: int, rng: Random) -> list[int]:
-    """Sa2VA training: `k` distinct random frames, with repeats when the video has at most k + 1; sorted."""
-    return sorted(int(i) for i in rng.choice(length, k, replace=length <= k + 1))
-
-
-def offset_frames(length: int, k: int, u: float) -> list[int]:
-    """Sa2VA-i-FT training: `k` equally spaced frames moved together by `u` in [-0.5, 0.5] of their distance.
-
-    Videos of at most `k` frames give each frame once (arXiv 2509.19082, section 3).
-    """
-    if length <= k:
-        return list(range(length))
-    pad = length / (2 * k)
-    base = np.linspace(pad - 0.5, length - 1 - (pad - 0.5), k)
-    step = (length - 2 * pad) / (k - 1) if k > 1 else length
-    return [int(i) for i in np.rint(base + u * step)]
-
-
-def uniform_training_frames(length: int, k: int, rng: Random) -> list[int]:
-    """`offset_frames` with a random offset; nothing is drawn for a video of at most `k` frames."""
-    return offset_frames(length, k, float(rng.uniform(-0.5, 0.5)) if length > k else 0.0)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,8 @@
 """Low-rank adapters on the language model only, through peft."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -70,41 +69,6 @@ def merged(state: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
 
 def _adapter(state: Mapping[str, Tensor], stem: str, part: str) -> Tensor:
     return next(state[key] for key in state if key.startswith(f"{stem}.lora_{part}."))
-
-
-def save_peft_folder(model: nn.Module, lora: LoRA, folder: Path, whole: Sequence[str] = ("embed_tokens",)) -> None:
-    """Write adapters as a peft folder that `PeftModel.from_pretrained(base, folder)` reads.
-
-    Args:
-        model: an InternVL model with adapters.
-        lora: how they were made.
-        folder: receives adapter_config.json and adapter_model.safetensors.
-        whole: last names of modules whose full weight was trained and goes along (`modules_to_save`).
-    """
-    from peft import LoraConfig
-    from safetensors.torch import save_file
-
-    adapters = {
-        re.sub(r"\.lora_([AB])\.[^.]+\.", r".lora_\1.", f"base_model.model.{key}"): value
-        for key, value in model.state_dict().items()
-        if ".lora_" in key
-    }
-    targets = sorted({key.split(".lora_")[0].removeprefix("base_model.model.") for key in adapters})
-    for name, module in model.named_modules():
-        if name.rsplit(".", 1)[-1] in whole and hasattr(module, "weight"):
-            adapters[f"base_model.model.{name}.weight"] = module.weight.detach()
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.detach().cpu().contiguous() for k, v in adapters.items()}, folder / "adapter_model.safetensors")
-    config = LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=targets,
-        modules_to_save=list(whole),
-        bias="none",
-        inference_mode=True,
-    )
-    config.save_pretrained(str(folder))
 
 
 def lora_scale(lora: LoRA | None) -> Tensor:

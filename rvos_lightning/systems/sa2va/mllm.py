@@ -218,26 +218,6 @@ class MLLM(nn.Module):
         ]
 
 
-def region_tokens(
-    tiles: Float[Tensor, "tiles tokens width"],
-    overall: Sequence[bool],
-    masks: Sequence[Bool[Tensor, "objects side side"]],
-) -> Float[Tensor, "n width"]:
-    """All tiles' tokens in order; after an overall tile, per object, its tokens under that object's mask.
-
-    Args:
-        tiles: visual tokens of each tile, row-major on a square grid.
-        overall: which tiles show a whole picture.
-        masks: per overall tile, object masks on the token grid.
-    """
-    parts, remaining = [], iter(masks)
-    for tile, whole in zip(tiles, overall, strict=True):
-        parts.append(tile)
-        if whole and (objects := next(remaining, None)) is not None:
-            parts += [tile[mask.flatten()] for mask in objects]
-    return torch.cat(parts)
-
-
 def _common_length(prompts: Sequence[list[int]]) -> int:
     """Length of the common beginning, leaving every prompt at least one token of its own."""
     limit = min(map(len, prompts)) - 1

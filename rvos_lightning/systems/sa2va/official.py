@@ -72,12 +72,6 @@ def export_official(source: Path, destination: Path) -> str:
     return f"wrote {count} tensors in the released layout to {destination}"
 
 
-def export_network(network: nn.Module, destination: Path) -> int:
-    """Write a network's weights in the released layout, adapters merged; returns the number of tensors."""
-    size = network.prompter.mllm.size.language
-    return export_state(network.state_dict(), destination, size.width // size.heads)
-
-
 def export_state(state: Mapping[str, Tensor], destination: Path, head_dim: int) -> int:
     """Write weights under our names in the released layout; returns the number of tensors.
 

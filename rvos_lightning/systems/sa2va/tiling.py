@@ -3,7 +3,6 @@
 InternVL2.5 cuts a picture in up to twelve square tiles and appends a thumbnail; video frames are squashed.
 """
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -93,11 +92,6 @@ def normalise_frames(frames: Float[Tensor, "frames 3 h w"]) -> Float[Tensor, "fr
     """ImageNet normalisation of RGB in [0, 1]."""
     mean, std = (frames.new_tensor(v).view(3, 1, 1) for v in (MEAN, STD))
     return (frames - mean) / std
-
-
-def thumbnail_flags(tiles: Sequence[int]) -> list[bool]:
-    """For several pictures of `tiles[i]` tiles each: which tile is a picture's overall tile."""
-    return [i == count - 1 for count in tiles for i in range(count)]
 
 
 def _pillow(frame: Float[Tensor, "3 height width"], size: int) -> Float[Tensor, "3 size size"]:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from rvos_lightning.core.network import PromptedSegmenter
-from rvos_lightning.parts.segmenters.sam import Sam, Variant
+from rvos_lightning.parts.segmenters.sam import Variant
 from rvos_lightning.systems.sam_i2v import cost, official
 
 VARIANTS: tuple[Variant, ...] = ("tiny_sam", "mobile_sam", "edge_sam", "slim_sam", "slim_sam_77", "sam_b")
@@ -117,17 +117,6 @@ def total(parts: Sequence[Row], parameters: int) -> Row:
     return Row("total", parameters, sum(row.unused for row in parts), "18.9", sum(row.counted or 0.0 for row in parts),
                sum(row.total for row in parts), "87.4",
                "counting rules for the trunk (window padding, norms) differ by about 1 %")  # fmt: skip
-
-
-def variant_lines() -> list[str]:
-    """The image SAMs that can be upgraded: encoder and whole, parameters and cost."""
-    lines = [f"{'image SAM':12s} {'encoder':>12s} {'whole':>12s} {'encoder GMAC':>13s}"]
-    for variant in VARIANTS:
-        with torch.device("meta"):
-            sam = Sam(variant).eval()
-        encoder = cost.measure(lambda sam=sam: sam.encoder(cost.image(sam.image_size)))
-        lines.append(f"{variant:12s} {count(sam.encoder):12,d} {count(sam):12,d} {encoder.total / 1e9:13.1f}")
-    return lines
 
 
 def table(lines: Sequence[Row]) -> str:
