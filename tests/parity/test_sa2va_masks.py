@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from once import one_full_size
 from torch.nn import functional as F
 
 from rvos_lightning.parts.weights import KeyMap, convert
@@ -50,7 +51,21 @@ def compare(logits, data, name, atol=2e-6):
     rules.close(rules.stats(logits)[:, :4], data[f"{name}_stats"][:, :4], max(atol, 1e-5))
 
 
-@pytest.mark.parametrize("path", rules.files("b_*.npz"), ids=lambda p: p.stem)
+def cost(path):
+    """Recordings of the tiny trunk before those of the large one, then by frames that are tracked."""
+    frames = sum(len(value) for key, value in rules.load(path).items() if key.endswith("_strided"))
+    return path.stem.startswith("b_"), frames
+
+
+VIDEOS = one_full_size([*rules.files("e1_*.npz"), *rules.files("e2_*.npz"), *rules.files("b_*.npz")], chosen=cost)
+
+
+def recordings(kind):
+    """Those of a kind; by default only the cheapest of all kinds runs, they are all of full size."""
+    return pytest.mark.parametrize("path", [param for param in VIDEOS if param.id.startswith(kind)])
+
+
+@recordings("b_")
 @torch.no_grad()
 def test_language_decoding(path):
     data = rules.load(path)
@@ -126,7 +141,7 @@ def follow(memory, bank, maps, sam):
     return torch.cat([sam.upscale(low) for low in outputs])
 
 
-@pytest.mark.parametrize("path", rules.files("e1_*.npz"), ids=lambda p: p.stem)
+@recordings("e1_")
 @torch.no_grad()
 def test_sa2va_memory(path):
     data, sam, memory = rules.load(path), build("hiera_t", boost=True), LanguageMemory("sa2va")
@@ -175,7 +190,7 @@ def near(areas, expected):
     assert np.abs(areas.numpy() - expected).max() <= 1e-4 * FRAME[0] * FRAME[1]
 
 
-@pytest.mark.parametrize("path", rules.files("e2_*.npz"), ids=lambda p: p.stem)
+@recordings("e2_")
 @torch.no_grad()
 def test_sa2va_i(path):
     data, sam, memory = rules.load(path), build("hiera_t", boost=True), LanguageMemory("sa2va_i")
