@@ -146,14 +146,14 @@ class WarmupCosine(Schedule):
     Args:
         optimizer: whose groups are scheduled.
         total: steps until the end of the cosine; None: the optimizer steps that the trainer makes.
-        warmup: steps of linear warm-up.
+        warmup: steps of linear warm-up; below 1: a share of all steps.
         final: fraction of the learning rate at the end.
 
     Raises:
         ValueError: total is below 1, warmup negative or final not between 0 and 1.
     """
 
-    def __init__(self, optimizer: Optimizer, total: int | None = None, warmup: int = 0, final: float = 0.0):
+    def __init__(self, optimizer: Optimizer, total: int | None = None, warmup: float = 0, final: float = 0.0):
         if warmup < 0:
             raise ValueError(f"model.scheduler.warmup is {warmup} steps; give 0 or more")
         if not 0 <= final <= 1:
@@ -163,7 +163,8 @@ class WarmupCosine(Schedule):
 
     def factor(self, step: int, total: int) -> float:
         """See `Schedule`."""
-        if step < self.warmup:
-            return (step + 1) / (self.warmup + 1)
-        progress = min(1.0, (step - self.warmup) / max(1, total - self.warmup))
+        warmup = round(self.warmup * total) if self.warmup < 1 else self.warmup
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        progress = min(1.0, (step - warmup) / max(1, total - warmup))
         return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * progress))

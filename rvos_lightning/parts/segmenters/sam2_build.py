@@ -113,7 +113,7 @@ def told_by(keys: Iterable[str]) -> str:
         return "it holds a whole network: give it to --model.weights"
     variant, version = variant_of(keys), "2.1" if "no_obj_embed_spatial" in keys else "2.0"
     if variant is None:
-        return "it is no file of SAM 2's"
+        return "it is no published file of SAM 2: set segmenter.variant and version as it was made with"
     flags = f"--model.network.segmenter.variant {variant} --model.network.segmenter.version {version}"
     return f"it is SAM {version} with {variant}: {flags}"
 
