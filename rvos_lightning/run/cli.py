@@ -15,6 +15,7 @@ VERBS = {
     "validate": "lightning_cli",
     "test": "lightning_cli",
     "predict": "lightning_cli",
+    "cache": "cache",
     "check": "check",
     "score": "score",
     "convert": "convert",

@@ -9,6 +9,7 @@ Language-guided and promptable video segmentation: a system is a YAML file, any 
   test       score on the test set          rvos test -c configs/tiny.yaml --ckpt_path CHECKPOINT
   predict    segment your own video         rvos predict --run runs/samwise/fit/0 --data VideoFiles \\
                                               --data.path x.mp4 --data.expressions 'the brown horse'
+  cache      features, once a picture       rvos cache -c configs/paper/clip_sam_refcoco.yaml --out features
   check      look at a data set             rvos check -c configs/data/mevis.yaml
   score      score PNGs made elsewhere      rvos score -c configs/data/mevis.yaml --predictions masks.zip
   convert    official weights to ours       rvos convert samwise official.pth ours.safetensors
@@ -77,6 +78,21 @@ PAGES = {
         "rvos predict --run runs/samwise/fit/0 --data VideoFiles --data.path x.mp4 --data.expressions 'the horse'",
         SKIP,
     ),
+    "cache": """usage: rvos cache -c RECIPE.yaml --out FOLDER [--splits train,val,test] [--KEY VALUE ...]
+
+Computes the features of a recipe's frozen image encoders once for every picture (safetensors, half precision, with a
+fingerprint of weights and preprocessing). Again with the same words it adds what is missing. Then
+
+  rvos fit -c RECIPE.yaml --model.network.features FOLDER
+
+trains without the encoders in memory. What is missing, changed or made of other weights is an error, never recomputed.
+
+  --out FOLDER         where caches lie; each beneath its fingerprint
+  --splits NAMES       train,val,test
+  --images N           pictures a shard (256)
+  --device NAME        cuda where there is one
+  --verify FOLDER      read every shard of FOLDER/FINGERPRINT again and compare
+""",
     "check": """usage: rvos check -c configs/data/NAME.yaml [--data.root FOLDER] [--fast] [--strict] [--rows N]
 
 The data doctor: opens every split, compares counts with the published ones, looks for missing and unreadable files,
@@ -143,7 +159,7 @@ encoders, losses, callbacks, data sets, samplings, augmentations, metrics, recip
   rvos parts                       everything
   rvos parts segmenters metrics    some kinds
   rvos parts CMTAdapter            one class: its arguments
-  rvos parts --sizes samwise       published parameter counts beside ours (samwise, sam_i2v)
+  rvos parts --sizes samwise       published parameter counts beside ours (samwise, sam_i2v, clip_sam)
 """,
     "demo": """usage: rvos demo
 

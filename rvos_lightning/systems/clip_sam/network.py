@@ -10,9 +10,11 @@ from torch.nn import functional
 
 from rvos_lightning.core.seams import Network
 from rvos_lightning.core.types import Clip, State
+from rvos_lightning.parts.feature_cache import FeatureCache, FeatureWriter
 from rvos_lightning.parts.segmenters.sam import Sam
 from rvos_lightning.parts.text.encoder import TextEncoder
 from rvos_lightning.parts.weights import freeze, mark_reproducible
+from rvos_lightning.systems.clip_sam import cached
 from rvos_lightning.systems.clip_sam.bridge import Bridge, ImageFeatures, Sizes, TextFeatures
 from rvos_lightning.systems.clip_sam.categories import COCO_PANOPTIC, THINGS, row_of, spoken
 from rvos_lightning.systems.clip_sam.gathering import from_all_processes
@@ -110,13 +112,28 @@ class ClipSam(Network):
             if self.sam.weights is not None:
                 mark_reproducible(self.sam.encoder, str(self.sam.weights))
 
-    def _open(self, features: Path) -> "FeatureCache":
-        from rvos_lightning.systems.clip_sam.cache import FeatureCache, recipe
-
-        cache = FeatureCache(features, recipe(self))
-        self.sam.encoder, self.sam.prompt_encoder.mask_downscaling = nn.Identity(), nn.Identity()
+    def _open(self, features: Path) -> FeatureCache:
+        """Find the cache, then drop both image encoders."""
+        cache = FeatureCache(features, cached.recipe(self.sam, self.tower, self.preset))
+        self.sam.encoder = nn.Identity()
         self.tower.forget_images()
         return cache
+
+    def feature_writer(self, root: Path, images: int) -> FeatureWriter:
+        """What `python -m rvos_lightning cache` fills, `images` a shard.
+
+        Raises:
+            ValueError: an image encoder is trained.
+        """
+        return FeatureWriter(root, cached.recipe(self.sam, self.tower, self.preset), images)
+
+    def lacks(self, writer: FeatureWriter, clip: Clip) -> bool:
+        """Whether a cache misses a frame of the clip."""
+        return any(name not in writer for name, _, _ in cached.frames(clip))
+
+    def keep(self, writer: FeatureWriter, clip: Clip) -> int:
+        """Compute the clip's features and add those that are missing; how many frames."""
+        return cached.write(writer, clip, self.encode_images(clip))
 
     def forward(self, clip: Clip, state: State | None = None) -> BridgePrediction:
         """Segment every item on every frame; see `seams.Network`.
@@ -168,7 +185,7 @@ class ClipSam(Network):
     def encode_images(self, clip: Clip) -> ImageFeatures:
         """Both frozen encoders' features of every frame of every video."""
         if self.cache is not None:
-            return self.cache.read(clip)
+            return cached.read(self.cache, clip)
         frames = pictures(clip)
         square = torch.cat([resized(f, self.sam.image_size, "bilinear") for f in frames])
         if self.preset.clip_from_square:
