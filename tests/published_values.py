@@ -7,6 +7,7 @@ keys. Defaults of optimizers and losses are rows too: whoever changes a Python d
 SAMWISE = "arXiv 2411.17646, released training guide"
 I2V = "arXiv 2506.01304, released training configuration"
 SA2VA = "arXiv 2501.04001, released training configuration"
+CLIP_SAM = "WACV 2025 (Ito), supplement; released code where it is silent"
 SA2VA_I = "arXiv 2509.19082, section 3.3 and released configuration"
 
 Row = tuple[str, object, str]
@@ -238,6 +239,54 @@ def sa2va(size: str, finetuned: bool = False) -> list[Row]:
     return [(key, value, SA2VA_I if finetuned else SA2VA) for key, value in rows.items()]
 
 
+def clip_sam(grown: bool = False, released: bool = False) -> list[Row]:
+    """Rows of SAM + CLIP: referring, generalised (`grown`), or with the released code's behaviour."""
+    network = "model.network"
+    rows: dict[str, object] = {
+        f"{network}.sam.variant": "sam_b",
+        f"{network}.sam.image_size": 1024,
+        f"{network}.tower.model": "ViT-L-14-336-quickgelu",
+        f"{network}.tower.plain_gelu": False,
+        f"{network}.tower.final_norm": False,
+        f"{network}.text.trained_layers": 10 if released else None,
+        f"{network}.preset": "released" if released else "default",
+        f"{network}.sparse_source": "category_gt" if released else "cls",
+        f"{network}.no_target": grown,
+        f"{network}.sizes.queries": 100,
+        f"{network}.sizes.layers": 3,
+        f"{network}.sizes.pixel_layers": 6,
+        f"{network}.sizes.heads": 8,
+        f"{network}.sizes.hidden": 1024,
+        "model.optimizer.class_path": "torch.optim.AdamW",
+        "model.optimizer.lr": 5e-5,
+        "model.optimizer.weight_decay": 0.05,
+        "model.scheduler.milestones": [60000, 90000],
+        "model.scheduler.gamma": 0.1,
+        "data.size": 1024,
+        "data.resize": "squash",
+        "data.augment": None,
+        "data.batch_size": 32,
+        "objectives.decoder.bce": 2.0,
+        "objectives.decoder.dice": 0.5,
+        "objectives.decoder.canvas": 1024,
+        "objectives.decoder.dilute": released,
+        "objectives.queries.clip": 2.0,
+        "objectives.queries.sentence": 1.0,
+        "objectives.queries.mask": 5.0,
+        "objectives.queries.dice": 5.0,
+        "objectives.queries.background": 0.1,
+        "objectives.queries.points": 12544,
+        "objectives.queries.oversample": 3.0,
+        "objectives.queries.importance": 0.75,
+        "trainer.max_steps": 100000,
+        "trainer.gradient_clip_val": 0.01,
+        "trainer.accumulate_grad_batches": 1,
+    }
+    if grown:
+        rows |= {"objectives.no_target.weight": 0.1, "objectives.no_target.classes": [0.9, 1.1]}
+    return [(key, value, CLIP_SAM) for key, value in rows.items()]
+
+
 DECODER = tuple(
     f"sam_mask_decoder.{part}"
     for part in ("transformer", "output_upscaling", "output_hypernetworks_mlps", "conv_s0", "conv_s1", "mask_tokens",
@@ -258,6 +307,9 @@ TABLE: dict[str, list[Row]] = {
     "sam_i2v_sa_ta": sam_i2v("sa_ta"),
     **{f"sa2va_{size}": sa2va(size) for size in ("1b", "4b", "8b", "26b")},
     "sa2va_i_ft_4b": sa2va("4b", finetuned=True),
+    **{f"clip_sam_{name}": clip_sam() for name in ("refcoco", "refcoco_plus", "refcocog")},
+    **{f"clip_sam_{name}": clip_sam(grown=True) for name in ("grefcoco", "ref_zom")},
+    "clip_sam_released": clip_sam(released=True),
     "grounded_sam2_all_frames": [
         ("model.network.frames", "all", "arXiv 2411.17646, table 2"),
         ("model.network.segmenter.variant", "hiera_b+", "arXiv 2411.17646, table 2"),
@@ -268,7 +320,12 @@ TABLE: dict[str, list[Row]] = {
     ],
 }
 
-BATCH_IN_ALL = {  # recipe -> (GPUs of its header, samples in all that take part in a step)
+BATCH_IN_ALL = {
+    **{
+        f"clip_sam_{name}": (1, 32)
+        for name in ("refcoco", "refcoco_plus", "refcocog", "grefcoco", "ref_zom", "released")
+    },
+    # recipe -> (GPUs of its header, samples in all that take part in a step)
     "samwise_refcoco": (4, 32),
     "samwise_mevis": (2, 4),
     "samwise_ref_youtube_vos": (2, 4),
