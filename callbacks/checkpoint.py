@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
@@ -90,6 +91,7 @@ class LastCheckpoint(Checkpoint):
         """Write the slot; every rank must call this, at the end of a batch with an optimizer step."""
         if trainer.fast_dev_run:
             return
+        refuse_non_finite(trainer, pl_module=trainer.lightning_module)
         self._saved_at = trainer.global_step
         folder = Path(trainer.default_root_dir) / "checkpoints"
         if trainer.is_global_zero:
@@ -99,6 +101,27 @@ class LastCheckpoint(Checkpoint):
         if trainer.is_global_zero:
             put_in_place(folder / "last.partial", folder / "last.ckpt", folder / "previous.ckpt")
         trainer.strategy.barrier("the checkpoint is in its place")
+
+
+class NonFiniteWeights(ValueError):
+    """Weights that are NaN or infinite, which no checkpoint may replace good ones by."""
+
+
+def refuse_non_finite(trainer: Trainer, pl_module: LightningModule) -> None:
+    """Before a checkpoint replaces the one before it: are all trainable weights numbers? Every rank must call this.
+
+    Raises:
+        NonFiniteWeights: on some rank one is not; names the first found on this rank.
+    """
+    named = [(name, p) for name, p in pl_module.named_parameters() if p.requires_grad and p.is_floating_point()]
+    local = [p.to_local() if hasattr(p, "to_local") else p for _, p in named]
+    finite = torch.stack([part.detach().isfinite().all() for part in local]).tolist() if local else []
+    bad = next((name for (name, _), good in zip(named, finite, strict=True) if not good), None)
+    if trainer.strategy.reduce_boolean_decision(bad is not None, all=False):
+        raise NonFiniteWeights(
+            f"{bad or 'a weight on another rank'} is NaN or infinite at step {trainer.global_step}: not saved, the "
+            "last good checkpoint is kept. Lower the learning rate or clip gradients, and go on with --ckpt_path last"
+        )
 
 
 def put_in_place(new: Path, slot: Path, aside: Path) -> None:

@@ -1,30 +1,33 @@
-"""Under SLURM: a warned run saves and goes back into the queue, and never comes back from the dead."""
+"""Signals: a warned run saves and ends; under SLURM it goes back into the queue, and never from the dead."""
 
 import os
 import re
 import signal
 import subprocess
+import threading
 import time
 from types import FrameType
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 
 from callbacks.checkpoint import LastCheckpoint
+from rvos_lightning.core.seams import MaskSink
+from rvos_lightning.core.types import SegmentedWindow
 
 
-class Requeue(Callback):
-    """On a warning signal: save at the next batch boundary, requeue if the job is still RUNNING, exit.
+class Requeue(MaskSink):
+    """Answers signals: `fit` saves at the next step and ends; other verbs end within one window of a video.
 
-    One rule for all events: a job that SLURM has already taken back (`scontrol requeue`, preemption without grace,
-    a lost node, `scancel`) is no longer RUNNING and must be left alone; one that only got a warning (time limit,
-    preemption with grace) is, and would end for good if it exited without asking for more.
+    Under SLURM a warned `fit` also goes back into the queue, by one rule for all events: a job that SLURM has already
+    taken back (`scontrol requeue`, preemption without grace, a lost node, `scancel`) is no longer RUNNING and must be
+    left alone; one that only got a warning (time limit, preemption with grace) is, and would end for good if it exited
+    without asking for more. Signals that come while Python still imports are answered by `slurm/array.sbatch`.
 
-    Does nothing outside SLURM and in anything but `fit`. Signals that come while Python still imports are answered
-    by `slurm/array.sbatch`.
+    Outside SLURM only SIGTERM is listened to, and the process ends with status 143, as one that had not listened.
 
     Args:
-        signals: names of warning signals.
+        signals: names of SLURM's warning signals.
     """
 
     def __init__(self, signals: tuple[str, ...] = ("SIGUSR1", "SIGTERM")):
@@ -32,23 +35,27 @@ class Requeue(Callback):
         self._caught: signal.Signals | None = None
         self._before: dict[signal.Signals, Any] = {}
         self._step = -1
+        self._fitting = False
+        self._launcher: Any = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Listen from here on.
 
         Raises:
-            ValueError: there is no `LastCheckpoint`, so nothing to come back to.
+            ValueError: under SLURM, there is no `LastCheckpoint`, so nothing to come back to.
         """
-        if stage != "fit" or "SLURM_JOB_ID" not in os.environ:
-            return
-        if self._slot(trainer) is None:
+        self._fitting, self._caught, self._launcher = stage == "fit", None, trainer.strategy.launcher
+        if self._fitting and in_slurm() and self._slot(trainer) is None:
             raise ValueError("callbacks.Requeue saves through callbacks.LastCheckpoint: keep --callbacks.last")
         self._listen()
 
     def _listen(self) -> None:
-        for number in self.signals:
+        if threading.current_thread() is not threading.main_thread():
+            return  # a notebook's or a server's thread: signals are somebody else's
+        for number in self.signals if in_slurm() and self._fitting else (signal.SIGTERM,):
             before = signal.signal(number, self._note)
-            self._before.setdefault(number, before)
+            if before != self._note:
+                self._before.setdefault(number, before)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._caught = signal.Signals(number)  # nothing else is safe in a handler
@@ -57,15 +64,30 @@ class Requeue(Callback):
     def _slot(trainer: Trainer) -> LastCheckpoint | None:
         return next((c for c in trainer.callbacks if isinstance(c, LastCheckpoint)), None)
 
-    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Lightning has put its own handlers over ours, with collectives inside; put ours back."""
+    def _listen_again(self) -> None:
+        # Lightning has put its own handler over ours, with collectives inside; put ours back.
         if self._before:
             self._listen()
 
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen again."""
+        self._listen_again()
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The same for a resumed run, which has no sanity check."""
-        if self._before:
-            self._listen()
+        self._listen_again()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen again."""
+        self._listen_again()
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen again."""
+        self._listen_again()
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen again."""
+        self._listen_again()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Note the step, to see whether this batch makes one."""
@@ -78,35 +100,55 @@ class Requeue(Callback):
         if not self._before or trainer.global_step == self._step:
             return
         if trainer.strategy.reduce_boolean_decision(self._caught is not None, all=False):
-            self._slot(trainer).save(trainer)  # type: ignore[union-attr]
-            self._leave(trainer, f"saved at step {trainer.global_step}")
+            slot = self._slot(trainer)
+            if slot is not None:
+                slot.save(trainer)
+            self._leave(trainer, f"saved at step {trainer.global_step}" if slot else f"at step {trainer.global_step}")
 
-    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """In validation ranks cannot agree, as they have different numbers of batches, and need not: it was saved."""
+    def write(self, stage: str, window: SegmentedWindow, last: bool) -> None:
+        """In evaluation ranks cannot agree, as they have different numbers of batches, and need not."""
         if self._before and self._caught is not None:
-            self._leave(trainer, f"in validation, which will be repeated, at step {trainer.global_step}")
+            step = self._step + 1
+            if self._launcher is not None and hasattr(self._launcher, "kill"):
+                self._launcher.kill(signal.SIGTERM)  # the processes that this one started
+            if self._fitting:
+                self._leave(None, f"in validation, which will be repeated, at step {step}")
+            self._leave(None, "what is done is kept")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """A warned run that fails, e.g. because another rank has left, goes back to its last checkpoint."""
-        if self._before and self._caught is not None and not isinstance(exception, SystemExit):
-            self._ask(trainer, f"{type(exception).__name__} after the signal")
+        warned = self._before and self._caught is not None and not isinstance(exception, SystemExit)
+        if warned and self._fitting and in_slurm():
+            self._ask(trainer.global_rank, f"{type(exception).__name__} after the signal")
 
-    def _leave(self, trainer: Trainer, where: str) -> None:
-        self._ask(trainer, where)
-        raise SystemExit(0)
+    def _leave(self, trainer: Trainer | None, where: str) -> None:
+        rank = int(os.environ.get("SLURM_PROCID") or 0) if trainer is None else trainer.global_rank
+        if in_slurm() and self._fitting:
+            self._ask(rank, where)
+            raise SystemExit(0)
+        name = self._caught.name if self._caught else "another rank's signal"
+        again = "--ckpt_path last with the same folder" if self._fitting else "the same command"
+        print(f"[rank {rank}] stopped: {name}, {where}; {again} goes on", flush=True)
+        raise SystemExit(143)
 
-    def _ask(self, trainer: Trainer, where: str) -> None:
+    def _ask(self, rank: int, where: str) -> None:
         # Any rank may be the one that still lives; the first one's request ends RUNNING for the others.
-        time.sleep(0.5 * min(trainer.global_rank, 4))
+        time.sleep(0.5 * min(rank, 4))
         done = requeue_if_running(this_job())
         name = self._caught.name if self._caught else "another rank's signal"
-        print(f"[rank {trainer.global_rank}] requeue: {name}, {where}; {done}", flush=True)
+        print(f"[rank {rank}] requeue: {name}, {where}; {done}", flush=True)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Put the old handlers back, but let no warning end a process that is done and only has to exit."""
+        """Put the old handlers back, but let no warning end a SLURM job that is done and only has to exit."""
         for number, handler in self._before.items():
-            signal.signal(number, signal.SIG_IGN if handler is signal.SIG_DFL else handler)
+            ignored = handler is signal.SIG_DFL and in_slurm() and self._fitting
+            signal.signal(number, signal.SIG_IGN if ignored else handler)
         self._before = {}
+
+
+def in_slurm() -> bool:
+    """Whether this is part of a SLURM job."""
+    return "SLURM_JOB_ID" in os.environ
 
 
 def this_job() -> str:

@@ -1,6 +1,7 @@
 """One plain line per evaluation, `scores.json` beside it, and a table of every video and expression."""
 
 import json
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,24 @@ class Scores(Callback):
 
     def __init__(self, table: bool = True):
         self.table = table
+
+    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find a monitor that no metric logs now, and not after hours.
+
+        Raises:
+            ValueError: names the callback, the monitor and the scores there are.
+        """
+        logged = [name for name in trainer.callback_metrics if name.startswith("val/")]
+        for callback in trainer.callbacks:
+            monitor = getattr(callback, "monitor", None)
+            wrong = isinstance(monitor, str) and monitor.startswith("val") and monitor not in logged
+            if not wrong or not logged or any(monitor.startswith(f"{name}/") for name in logged):
+                continue
+            near = get_close_matches(monitor, logged, n=3, cutoff=0.4)
+            raise ValueError(
+                f"{type(callback).__name__} monitors {monitor!r}, which no metric logs\n  expected  one of: "
+                f"{', '.join(logged)}" + (f"\n  nearest   {', '.join(near)}" if near else "")
+            )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report the validation set."""

@@ -1,6 +1,7 @@
 """The data module all data sets share: a subclass names its reader, everything else happens here."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -106,6 +107,7 @@ class VideoDataModule(LightningDataModule, ABC):
         self.separate_objects = separate_objects
         self.simulate_user, self.workers, self.seed = simulate_user, workers, seed
         self.shuffle_expressions = shuffle_expressions
+        self.leave_out: Callable[[Reader], frozenset[int]] | None = None  # prediction: videos that are done
         self._readers: dict[str, Reader | None] = {}
 
     @abstractmethod
@@ -124,6 +126,8 @@ class VideoDataModule(LightningDataModule, ABC):
         counts |= {"clip_length": self.clip_length, "eval_batch_size": self.eval_batch_size}
         if self.separate_objects and self.augment:
             raise DataError("data.separate_objects: augmentation does not change single objects; remove data.augment")
+        for name, sides in (("size", self.framing.size), ("eval_size", self.eval_framing.size)):
+            counts[name] = min(sides)
         for name, value in counts.items():
             if value < 1:
                 raise DataError(f"data.{name} is {value}; it must be at least 1")
@@ -164,8 +168,9 @@ class VideoDataModule(LightningDataModule, ABC):
         reader = self.read(split)
         if reader is None:
             return None
+        done = self.leave_out(reader) if split == "predict" and self.leave_out is not None else frozenset()
         items = None if reader.protocol().id_maps or reader.layout.merged else self.items_per_video_eval
-        shares = plan_evaluation(reader, self.limit, self.eval_batch_size, items, self.in_memory_pixels)
+        shares = plan_evaluation(reader, self.limit, self.eval_batch_size, items, self.in_memory_pixels, done)
         return EvaluationBatches(reader, shares, self.eval_framing, self.simulate_user, self.seed)
 
     def train_dataloader(self) -> ResumableLoader:

@@ -38,19 +38,15 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def parse(args: Sequence[str] | None) -> tuple[Any, Any]:
     """The options and the data module that the files and flags describe."""
-    from jsonargparse import ArgumentParser, set_parsing_settings
+    from rvos_lightning.run.config import open_data
 
-    from rvos_lightning.data.module import VideoDataModule
+    def add(parser: Any) -> None:
+        parser.add_argument("--fast", action="store_true", help="names and headers only; decode nothing")
+        parser.add_argument("--strict", action="store_true", help="fail on anything found, counts included")
+        parser.add_argument("--rows", type=int, default=15, help="rows of the table a split")
 
-    set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
-    parser = ArgumentParser(prog="rvos check", description=__doc__, parser_mode="omegaconf+")
-    parser.add_argument("-c", "--config", action="config", help="a file of configs/data/")
-    parser.add_argument("--data", type=VideoDataModule, required=True, help="data module, flags as in `fit`")
-    parser.add_argument("--fast", action="store_true", help="names and headers only; decode nothing")
-    parser.add_argument("--strict", action="store_true", help="fail on anything found, counts included")
-    parser.add_argument("--rows", type=int, default=15, help="rows of the table a split")
-    options = parser.parse_args(args)
-    return options, parser.instantiate(options).data
+    options = open_data(args or (), "check", add)
+    return options, options.data
 
 
 def diagnose(data: Any, fast: bool) -> tuple[list[Finding], list[str]]:

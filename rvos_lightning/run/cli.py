@@ -9,6 +9,7 @@ from importlib.metadata import version
 from typing import Any
 
 from rvos_lightning.run.usage import FRONT, PAGES
+from rvos_lightning.run.words import WordsError, fault, said_in_full, wants_hub
 
 VERBS = {
     "fit": "lightning_cli",
@@ -26,6 +27,9 @@ VERBS = {
     "demo": "demo",
 }
 """Verb -> module of `rvos_lightning.run` whose `main(words)` answers it."""
+
+CONFIGURED = ("fit", "validate", "test", "predict", "check", "score", "forecast")
+"""Verbs that take configuration files."""
 
 
 def main(args: Sequence[str] | None = None) -> Any:
@@ -57,6 +61,18 @@ def main(args: Sequence[str] | None = None) -> Any:
         return 0
     if asked:
         words = [word for word in words[:-1] if word not in ("-h", "--help")] + ["--help"]
+    if asked_of_part := next((word for word in words if word.endswith(".help")), None):
+        from rvos_lightning.run.parts import help_of
+
+        if help_of(asked_of_part, words):
+            return 0
+    if verb in CONFIGURED:
+        try:
+            words = said_in_full(words, weights=VERBS[verb] == "lightning_cli")
+            if what := fault(words):
+                raise WordsError(what)
+        except WordsError as error:
+            sys.exit(_usage(f"error: {error}"))
     stay_offline(words)
     module = import_module(f"rvos_lightning.run.{VERBS[verb]}")
     return module.main(words if VERBS[verb] == "lightning_cli" else words[1:])
@@ -70,8 +86,6 @@ def command() -> None:
 
 def stay_offline(words: Sequence[str]) -> None:
     """Nothing reaches the network without `--hub`; said before anything is imported, and to what is there already."""
-    from rvos_lightning.run.words import wants_hub
-
     if wants_hub(words):
         return
     os.environ["HF_HUB_OFFLINE"] = "1"

@@ -7,12 +7,14 @@ import difflib
 import importlib
 import inspect
 import re
-import traceback
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
+from rvos_lightning.run.catalogue import parts
+from rvos_lightning.run.failures import explain_exception, trainer_refused
 from rvos_lightning.run.words import typed as typed_in
+
+__all__ = ["explain", "explain_exception", "trainer_refused"]
 
 UNKNOWN = (
     r"Option '(?P<key>[^']+)' is not accepted",
@@ -21,7 +23,14 @@ UNKNOWN = (
     r'Key "(?P<key>[^"]+)" is not (?:expected|required)',
 )
 WRONG = r'Parser key "(?P<key>[^"]+)":\s*(?P<reasons>.*)'
-SECTIONS = ("model", "data", "trainer", "objectives", "callbacks", "seed_everything", "ckpt_path", "config")
+MISSING = r"the following arguments are required: (?P<key>\S+)"
+PACKAGE = r"No module named '(?P<name>[\w.]+)'|pip install (?P<pip>[\w-]+)"
+SECTIONS = (
+    "model", "data", "trainer", "objectives", "callbacks", "seed_everything", "ckpt_path", "config", "hub", "untrained",
+    "skip_done",
+)  # fmt: skip
+GROUPS = {"objectives": "losses", "callbacks": "callbacks", "model.metrics": "metrics"}
+"""Key of a dictionary of named parts -> their kind."""
 
 
 def explain(message: str, args: Sequence[str]) -> str:
@@ -35,25 +44,24 @@ def explain(message: str, args: Sequence[str]) -> str:
     for pattern in UNKNOWN:
         if match := re.search(pattern, message):
             return _unknown(match["key"], typed)
+    if match := re.search(MISSING, message):
+        return _required(match["key"], typed)
     if match := re.search(WRONG, message, flags=re.DOTALL):
         return _wrong(match["key"], match["reasons"], typed)
+    if match := re.search(r"argument --(\S+): expected one argument", message):
+        return f"error: --{match[1]} needs a value; the options of a part: --{match[1]}.help CLASS (rvos parts)"
     return f"error: {message.strip()}"
 
 
-def mendable(error: BaseException) -> bool:
-    """Whether our own code raised this for the user to mend, so that a traceback would only hide the message."""
-    frames = traceback.extract_tb(error.__traceback__)
-    ours = {Path(__file__).parents[1], Path(__file__).parents[2] / "callbacks"}
-    return isinstance(error, ValueError) and bool(frames) and not ours.isdisjoint(Path(frames[-1].filename).parents)
-
-
 def _unknown(key: str, typed: dict[str, Any]) -> str:
-    full = _full_name(key.removesuffix(".class_path").removesuffix(".init_args"), typed)
+    full = _full_name(key.removesuffix(".class_path").removeprefix("init_args.").replace(".init_args", ""), typed)
     if full.split(".")[0] not in SECTIONS:
         full = full.split(".")[0]
     parent, _, name = full.rpartition(".")
     valid = _valid_names(parent, typed)
     near = difflib.get_close_matches(name, valid, n=3, cutoff=0.4)
+    if not parent:
+        near = [key for key in typed if key.endswith(f".{name}")][:3] or near
     lines = [f"error: unknown key {full}", f"  value     {_shown(typed.get(full))}"]
     if valid and (len(valid) < 20 or not near):
         lines.append(f"  expected  one of: {', '.join(valid)}")
@@ -62,27 +70,125 @@ def _unknown(key: str, typed: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _required(key: str, typed: dict[str, Any]) -> str:
+    if key.endswith("model.network"):
+        return "error: no recipe: give one by -c configs/NAME.yaml (rvos parts recipes), or a run by --run FOLDER"
+    name = key.rpartition(".")[2]
+    for place, value in typed.items():
+        wanted = isinstance(value, str) and f"{place}.{name}" not in typed and _needs(value, name)
+        if wanted:
+            owner = place.removesuffix(".class_path")
+            return f"error: {value.rpartition('.')[2]} needs {name}: give --{owner}.{name}"
+    return f"error: {key} is missing: give --{key}"
+
+
+def _needs(class_path: str, name: str) -> bool:
+    try:
+        found = inspect.signature(_class(class_path)).parameters.get(name)
+    except (ImportError, AttributeError, ValueError, TypeError):
+        return False
+    return found is not None and found.default is inspect.Parameter.empty
+
+
 def _wrong(key: str, reasons: str, typed: dict[str, Any]) -> str:
     full = _full_name(key, typed)
+    if (group := next((g for g in GROUPS if full == g or full.startswith(f"{g}.")), None)) and (
+        text := _in_group(group, typed)
+    ):
+        return text
     value = typed.get(full)
     if isinstance(value, dict):
         value = value.get("class_path", value)
-    found = [line.strip(" -") for line in reasons.splitlines() if line.strip(" -")]
-    useful = [line for line in found if not line.startswith("Expected a path but")] or found
-    expected = re.sub(r"\. Got value:.*", "", " ".join(useful[:3])).replace("<class '", "").replace("'>", "")
-    expected = re.sub(r"^Expected an? ", "", expected)
-    lines = [f"error: wrong value for {full}", f"  value     {_shown(value)}", f"  expected  {expected}"]
-    if isinstance(value, str) and "has no attribute" in reasons:
-        module, _, name = value.rpartition(".")
-        if near := difflib.get_close_matches(name, _public_names(module), n=3, cutoff=0.4):
-            lines.append(f"  nearest   {', '.join(f'{module}.{n}' for n in near)}")
+    if match := re.search(PACKAGE, reasons):
+        name = match["pip"] or match["name"]
+        return f"error: {full} {_shown(value)} needs the package {name}: pip install {name}"
+    lines = [f"error: wrong value for {full}", f"  value     {_shown(value)}"]
+    if choices := _choices(reasons):
+        near = difflib.get_close_matches(str(value), choices, n=3, cutoff=0.4)
+        lines.append(f"  expected  one of: {', '.join(choices)}")
+    else:
+        near = _near_classes(value) if isinstance(value, str) and _is_no_class(reasons) else []
+        lines.append(f"  expected  {_expected(reasons)}{_whole(reasons, value)}")
+    if near:
+        lines.append(f"  nearest   {', '.join(near)}")
     return "\n".join(lines)
+
+
+def _in_group(group: str, typed: dict[str, Any]) -> str | None:
+    """The entry of a group whose class is missing or does not exist."""
+    names = dict.fromkeys(key[len(group) + 1 :].split(".")[0] for key in typed if key.startswith(f"{group}."))
+    classes = {name: typed.get(f"{group}.{name}.class_path", typed.get(f"{group}.{name}")) for name in names}
+    for name, value in classes.items():
+        known = [other for other, its in classes.items() if isinstance(its, str) and other != name]
+        if value is None and f"{group}.{name}" not in typed:
+            near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known
+            return (
+                f"error: {group} has no {name!r}\n  expected  a name that is there, or a class for a new one: "
+                f"--{group}.{name} CLASS (rvos parts {GROUPS[group].split()[0]})\n  nearest   {', '.join(near)}"
+            )
+        if isinstance(value, str) and value not in ("null", "None") and not _exists(value):
+            return f"error: {group}.{name}: no class {value}\n  nearest   {', '.join(_near_classes(value, group))}"
+    return None
+
+
+def _exists(class_path: str) -> bool:
+    if "." not in class_path:
+        return class_path in parts() or bool(
+            getattr(importlib.import_module("lightning.pytorch.callbacks"), class_path, None)
+        )
+    try:
+        return _class(class_path) is not None
+    except (ImportError, AttributeError, ValueError):
+        return False
+
+
+def _is_no_class(reasons: str) -> bool:
+    return any(
+        sign in reasons for sign in ("has no attribute", "Import of", "No module named", "ubclass", "import path")
+    )
+
+
+def _near_classes(value: str, group: str | None = None) -> list[str]:
+    module, _, name = value.rpartition(".")
+    if near := difflib.get_close_matches(name, _public_names(module) if module else (), n=3, cutoff=0.6):
+        return [f"{module}.{n}" for n in near]
+    known = [n for n, some in parts().items() if group is None or any(part.kind == GROUPS[group] for part in some)]
+    return difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known[:6]
+
+
+def _choices(reasons: str) -> list[str]:
+    literals = re.findall(r"Literal\[([^\]]*)\]", reasons)
+    return list(dict.fromkeys(word.strip().strip("'\"") for inner in literals for word in inner.split(",")))
+
+
+def _expected(reasons: str) -> str:
+    """The useful part of a page about types."""
+    found = [line.strip(" -") for line in reasons.partition("Errors:")[2].splitlines() or reasons.splitlines()]
+    found = [line for line in found if line] or [line.strip(" -") for line in reasons.splitlines()]
+    useful = [line for line in found if not re.match(r"Expected a(n)? (path but|<class 'NoneType'>)", line)] or found
+    text = re.sub(r"\. Got value:.*", "", " ".join(useful[:3])).replace("<class '", "").replace("'>", "")
+    return re.sub(r"^Expected an? ", "", text)[:300]
+
+
+def _whole(reasons: str, value: Any) -> str:
+    try:
+        whole = float(value).is_integer() and "int" in reasons
+    except (TypeError, ValueError, OverflowError):
+        return ""
+    return f": write {int(float(value))}" if whole else ""
 
 
 def _full_name(key: str, typed: dict[str, Any]) -> str:
     """The typed key that ends in `key`: the last one, as later words win."""
     matches = [name for name in typed if name == key or name.endswith(f".{key}")]
     return matches[-1] if matches else key
+
+
+def _class(class_path: str) -> Any:
+    module, _, name = class_path.rpartition(".")
+    if not module:
+        module, name = parts()[name][0].module, parts()[name][0].name
+    return getattr(importlib.import_module(module), name)
 
 
 def _valid_names(parent: str, typed: dict[str, Any]) -> list[str]:
@@ -93,15 +199,13 @@ def _valid_names(parent: str, typed: dict[str, Any]) -> list[str]:
     class_path = typed.get(f"{parent}.class_path", typed.get(parent, fixed.get(parent)))
     if isinstance(class_path, dict):
         class_path = fixed.get(parent)
-    if not isinstance(class_path, str) or "." not in class_path:
+    if not isinstance(class_path, str):
         return []
-    module, _, name = class_path.rpartition(".")
     try:
-        owner = getattr(importlib.import_module(module), name)
-        found = [inspect.signature(ancestor.__init__).parameters for ancestor in _taking_kwargs(owner)]
-    except (ImportError, AttributeError, ValueError, TypeError):
+        found = [inspect.signature(ancestor.__init__).parameters for ancestor in _taking_kwargs(_class(class_path))]
+    except (ImportError, AttributeError, ValueError, TypeError, KeyError):
         return []
-    return list(dict.fromkeys(n for names in found for n in names if n not in ("self", "args", "kwargs")))
+    return list(dict.fromkeys(n for names in found for n in names if n not in ("self", "args", "kwargs", "params")))
 
 
 def _taking_kwargs(owner: type) -> Iterator[type]:

@@ -40,36 +40,6 @@ def main(args: Sequence[str] | None = None) -> None:
     print(f"counted {how}; speed assumes {options.efficiency:.0%} of the A100's peak")
 
 
-def parse(words: Sequence[str]) -> Any:
-    """The command line's own parser, stopped before it builds anything."""
-    from jsonargparse import set_parsing_settings
-    from lightning.pytorch import LightningDataModule
-
-    from rvos_lightning.core.module import RVOSModule
-    from rvos_lightning.run.lightning_cli import RVOSCLI, Parser
-
-    class ParseOnly(RVOSCLI):
-        def before_instantiate_classes(self) -> None:
-            pass
-
-        def instantiate_classes(self) -> None:
-            pass
-
-    set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
-    Parser.typed = list(words)
-    return ParseOnly(
-        RVOSModule,
-        LightningDataModule,
-        subclass_mode_data=True,
-        args=list(words),
-        run=False,
-        parser_class=Parser,
-        parser_kwargs={"parser_mode": "omegaconf+", "allow_abbrev": False},
-        save_config_callback=None,
-        auto_configure_optimizers=False,
-    )
-
-
 class Plan:
     """A parsed configuration, with a synthetic batch of any size in place of its data.
 
@@ -78,7 +48,9 @@ class Plan:
     """
 
     def __init__(self, words: Sequence[str]):
-        self.cli = parse([*words, "--data", "rvos_lightning.data.MovingShapes"])  # what else fits is kept
+        from rvos_lightning.run.config import open_config
+
+        self.cli = open_config([*words, "--data", "rvos_lightning.data.MovingShapes"])  # what else fits is kept
         config = self.cli.config
         data = config.data.init_args
         self.size = data.size if isinstance(data.size, int) else max(data.size)

@@ -256,7 +256,7 @@ def load(
     """
     import yaml
 
-    from rvos_lightning.run.forecast import parse
+    from rvos_lightning.run.config import open_config
     from rvos_lightning.run.words import read_yaml
 
     source = Path(source)
@@ -271,7 +271,7 @@ def load(
     words = ["-c", yaml.safe_dump(said), *overrides]
     if weights is not None:
         words += ["--model.weights", str(weights)]
-    cli = parse(words)
+    cli = open_config(words)
     with starting_from(cli.config.model.weights):
         made = cli.parser.instantiate_classes(cli.config.clone())
     return Model(made.model.network, made.data.eval_framing, made.model.window).to(device)

@@ -8,6 +8,7 @@ from importlib import import_module
 
 from rvos_lightning.run import catalogue
 from rvos_lightning.run.catalogue import KINDS, Part
+from rvos_lightning.run.words import typed
 
 WIDTH = 120
 
@@ -72,3 +73,23 @@ def shared_flag(part: Part) -> str:
         "schedules": "--model.scheduler", "text encoders": "--model.network.adapter.text",
     }  # fmt: skip
     return f"{flags[part.kind or '']} {part.name}"
+
+
+def help_of(flag: str, words: Sequence[str]) -> bool:
+    """Print the options of the part that `--KEY.help [CLASS]` asks for, under the flags one would type.
+
+    Returns:
+        False where the class is not ours, so that the usual parser must answer.
+    """
+    key = flag.strip("-").removesuffix(".help").removesuffix(".init_args")
+    after = words[words.index(flag) + 1 :]
+    said = dict(typed(words))
+    named = after[0] if after and not after[0].startswith("-") else said.get(f"{key}.class_path", said.get(key))
+    if not isinstance(named, str):
+        return False
+    some = catalogue.parts().get(named.rpartition(".")[2], ())
+    for part in some:
+        print(f"--{key} {part.name}", f"  {part.summary}", *(f"  --{key}.{a}" for a in part.arguments), sep="\n")
+        if part.variants:
+            print(f"  variants: {', '.join(part.variants)}")
+    return bool(some)

@@ -134,14 +134,8 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def parse(args: Sequence[str] | None) -> tuple[Options, Any]:
     """Options and the data module that the files and flags describe."""
-    from jsonargparse import ArgumentParser, set_parsing_settings
-    from lightning.pytorch import LightningDataModule
+    from rvos_lightning.run.config import open_data
 
-    set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
-    parser = ArgumentParser(prog="rvos score", description=__doc__, parser_mode="omegaconf+")
-    parser.add_argument("-c", "--config", action="config", help="a file of configs/data/")
-    parser.add_argument("--data", type=LightningDataModule, required=True, help="data module, flags as in `fit`")
-    parser.add_class_arguments(Options)
-    options = parser.instantiate(parser.parse_args(args))
+    options = open_data(args or (), "score", lambda parser: parser.add_class_arguments(Options))
     own = {name: options[name] for name in Options.__dataclass_fields__}
     return Options(**own), options.data

@@ -1,6 +1,7 @@
 """What can be said of a command line from its words and files alone, before anything heavy is imported."""
 
 from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -36,14 +37,97 @@ def wants_hub(words: Sequence[str]) -> bool:
     return any(content.get("hub") is True for content in tops)
 
 
-def said_in_full(words: Sequence[str]) -> list[str]:
-    """The words with `true` after flags that may stand alone."""
-    return [f"{word}=true" if lone else word for word, lone in zip(words, _lone(words), strict=True)]
+class WordsError(ValueError):
+    """A command that cannot be meant, found before anything is imported."""
+
+
+def said_in_full(words: Sequence[str], weights: bool = True) -> list[str]:
+    """The words with `--run FOLDER` spelled out, and `true` after flags that may stand alone.
+
+    Args:
+        words: of a command line.
+        weights: `--run` means the run's weights, too.
+
+    Raises:
+        WordsError: no run in that folder.
+    """
+    said: list[str] = []
+    pending = [f"{word}=true" if lone else word for word, lone in zip(words, _lone(words), strict=True)]
+    while pending:
+        word = pending.pop(0)
+        if word == "--run" and not pending:
+            raise WordsError("--run needs the folder of a run, e.g. --run runs/samwise/fit/0")
+        if word.startswith("--run=") or word == "--run":
+            folder = Path(pending.pop(0) if word == "--run" else word.partition("=")[2])
+            said += ["-c", str(_config_of(folder)), *(_weights_of(folder, words[0]) if weights else ())]
+        else:
+            said.append(word)
+    return said
 
 
 def _lone(words: Sequence[str]) -> Iterator[bool]:
     for word, after in zip(words, [*words[1:], "-"], strict=True):
         yield word in ALONE and after.startswith("-")
+
+
+def _config_of(folder: Path) -> Path:
+    if (folder / "config.yaml").exists():
+        return folder / "config.yaml"
+    known = [str(path.parent) for path in Path("runs").glob("*/*/*/config.yaml")]
+    near = get_close_matches(str(folder), known, n=3, cutoff=0.3)
+    hint = f"\n  nearest   {', '.join(near)}" if near else ""
+    raise WordsError(f"--run {folder}: no config.yaml in it, so no run{hint}")
+
+
+def _weights_of(folder: Path, verb: str) -> list[str]:
+    names = ("best.ckpt", "last.ckpt", "previous.ckpt")
+    path = next((path for name in names if (path := folder / "checkpoints" / name).exists()), None)
+    if path is None:
+        raise WordsError(f"--run {folder}: no best.ckpt or last.ckpt in its checkpoints/")
+    if path.is_file():
+        return [f"--model.weights={path}"]
+    if verb == "fit":
+        raise WordsError(f"--run {folder}: its weights are shards: rvos convert run {path} weights.safetensors first")
+    return [f"--ckpt_path={path}"]
+
+
+def fault(words: Sequence[str]) -> str | None:
+    """What is wrong with the configuration files of a command; None if nothing is seen from outside."""
+    for file in config_files(words):
+        path = Path(file)
+        if file.lstrip().startswith(("{", "[")):
+            continue  # a configuration as text
+        if path.is_dir():
+            run = f": a run is given by --run {file}" if (path / "config.yaml").exists() else ""
+            return f"-c {file} is a folder, not a configuration{run}"
+        if not path.exists():
+            return f"-c {file}: no such file{_nearest_file(file)}"
+        if (what := _no_mapping(path)) is not None:
+            return f"-c {file}: {what}{_nearest_file(file)}"
+    return two_recipes(words)
+
+
+def _nearest_file(file: str) -> str:
+    known = {path.stem: str(path) for path in sorted(Path("configs").rglob("*.yaml"), reverse=True)}
+    near = [known[stem] for stem in get_close_matches(Path(file).stem, known, n=3, cutoff=0.5)]
+    return (
+        f"\n  nearest   {', '.join(near)}"
+        if near
+        else "\n  expected  a YAML file, e.g. of configs/ (rvos parts recipes)"
+    )
+
+
+def _no_mapping(path: Path) -> str | None:
+    import yaml
+
+    try:
+        content = _parsed(str(path), path.stat().st_mtime_ns)
+    except yaml.MarkedYAMLError as error:
+        where = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        return f"not YAML ({error.problem}{where})"
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        return f"cannot be read ({str(error).splitlines()[0]})"
+    return None if isinstance(content, dict) else "holds no keys: not a configuration"
 
 
 @lru_cache(maxsize=64)
@@ -88,7 +172,7 @@ def typed(words: Sequence[str]) -> Iterator[tuple[str, Any]]:
             yield "config", value
             yield from flat("", read_yaml(value))
         else:
-            yield key, value
+            yield key.replace(".init_args", ""), value
 
 
 def network_of(path: str | Path) -> str | None:

@@ -58,11 +58,10 @@ def test_palette_is_the_voc_colour_map():
 
 
 def test_predictions_are_written_window_by_window(tmp_path):
-    output = VideoOutput(tmp_path, window(0, 4), Noise(), Overlay(sheet_frames=3))
+    output = VideoOutput(tmp_path, 0, Noise(), Noise().items, "key", Overlay(sheet_frames=3))
     for part in (window(0, 4), window(4, 6)):
-        meta = part.clip.meta[0]
-        output.add(Noise().read_frames(0, meta.positions), part.masks, meta.frames)
-    output.close()
+        output.add(Noise().read_frames(0, part.clip.meta[0].positions), part.masks, part.clip.meta)
+    assert output.end_of_pass()
     masks = sorted((tmp_path / "clip" / "masks").glob("*.png"))
     assert [path.name for path in masks] == [f"{i:05d}.png" for i in range(6)]
     image = Image.open(masks[0])

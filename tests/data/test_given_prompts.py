@@ -102,7 +102,7 @@ def test_predict_writes_a_mask_for_every_object(frames: Path, run: Any, tmp_path
         {"object": "ball", "frame": 1, "box": [4, 3, 12, 9]},
         {"object": "dog", "frame": 2, "clicks": [[2, 2]], "labels": [0]},
     ]
-    run("predict", "-c", "configs/sam_i2v.yaml", "--data", "rvos_lightning.data.VideoFiles", "--data.path", frames,
+    run("predict", "-c", "configs/sam_i2v.yaml", "--untrained", "--data", "VideoFiles", "--data.path", frames,
         "--data.prompts", json.dumps(entries), "--data.size", "64", "--data.resize", "squash",
         "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false")  # fmt: skip
     folder = tmp_path / "run" / "predictions" / "walk"

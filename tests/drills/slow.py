@@ -5,6 +5,9 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from rvos_lightning.core.seams import MaskSink
+from rvos_lightning.core.types import SegmentedWindow
+
 
 class Slow(Callback):
     """Sleeps in every batch and prints the step; the weights do not notice.
@@ -27,3 +30,18 @@ class Slow(Callback):
         if not trainer.sanity_checking:
             print(f"validating at step {trainer.global_step}.", flush=True)
             time.sleep(self.validation)
+
+
+class SlowWindows(MaskSink):
+    """Sleeps at every window of an evaluation.
+
+    Args:
+        seconds: per window.
+    """
+
+    def __init__(self, seconds: float):
+        self.seconds = seconds
+
+    def write(self, stage: str, window: SegmentedWindow, last: bool) -> None:
+        """Sleep."""
+        time.sleep(self.seconds)

@@ -1,6 +1,6 @@
 """From a `Reader` to training clips and evaluation batches: map-style data sets for the two loaders."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -226,7 +226,9 @@ class Share:
     lazy: bool
 
 
-def plan_evaluation(reader: Reader, videos: int | None, batch: int, items: int | None, pixels: int) -> list[Share]:
+def plan_evaluation(
+    reader: Reader, videos: int | None, batch: int, items: int | None, pixels: int, done: Container[int] = ()
+) -> list[Share]:
     """Cut a split into batches.
 
     Args:
@@ -234,6 +236,7 @@ def plan_evaluation(reader: Reader, videos: int | None, batch: int, items: int |
         batch: videos in a batch, where neighbours have equal size and length and are small.
         items: at most so many items of a video in a batch; None for all.
         pixels: a video of more pixels in all is read lazily and alone.
+        done: numbers of videos that are left out.
     """
     of_video = reader.item_videos()
     order = np.argsort(of_video, kind="stable")
@@ -241,6 +244,8 @@ def plan_evaluation(reader: Reader, videos: int | None, batch: int, items: int |
     shares: list[Share] = []
     last_key = None
     for v in range(min(len(reader.videos), videos or len(reader.videos))):
+        if v in done:
+            continue
         own = [int(i) for i in order[starts[v] : starts[v + 1]]]
         video = reader.videos[v]
         key = (len(video.frames), video.size)

@@ -58,7 +58,8 @@ class ImageFootage(Footage):
     def __init__(self, paths: Sequence[Path], id: str) -> None:
         self.paths = sorted(paths, key=_natural)
         self.id = id
-        self.frames = tuple(path.stem for path in self.paths)
+        stems = [path.stem for path in self.paths]
+        self.frames = tuple(stems if len(set(stems)) == len(stems) else (path.name for path in self.paths))
         self.size = tuple(decode_rgb(_bytes(self.paths[0]), str(self.paths[0])).shape[1:])
 
     def read(self, positions: Sequence[int]) -> UInt8[Tensor, "time 3 height width"]:
@@ -192,6 +193,43 @@ def _collection(paths: Sequence[Path], id: str, place: str) -> list[Footage]:
     return [VideoFootage(path) for path in videos]
 
 
+def distinct(footage: Sequence[Footage]) -> list[Footage]:
+    """The same, named apart: `judo_images` and `bike_images`, `clip_mp4` and `clip_mov`.
+
+    Raises:
+        DataError: one file or folder is given twice.
+    """
+    places = [_place(one).resolve() for one in footage]
+    if twice := next((place for place in places if places.count(place) > 1), None):
+        raise DataError(f"data.path: {twice} is given twice; give each video once")
+    homes = [(place.parent, one.id) for place, one in zip(places, footage, strict=True)]
+    short = [
+        place.name.replace(".", "_") if homes.count(home) > 1 else home[1]
+        for place, home in zip(places, homes, strict=True)
+    ]
+    names, depth = short, [0] * len(short)
+    while len(set(names)) < len(names):
+        depth = [d + (names.count(name) > 1) for d, name in zip(depth, names, strict=True)]
+        names = [_name(one, place, d, n) for n, (one, place, d) in enumerate(zip(short, places, depth, strict=True))]
+    for one, name in zip(footage, names, strict=True):
+        one.id = name
+    return list(footage)
+
+
+def _place(one: Footage) -> Path:
+    """The film, the picture, or the folder of frames."""
+    if isinstance(one, ImageFootage):
+        return one.paths[0] if len(one.paths) == 1 else one.paths[0].parent
+    return one.path  # type: ignore[attr-defined]
+
+
+def _name(name: str, place: Path, depth: int, number: int) -> str:
+    """A video's name after so many of the folders above it, and its number where not even all of them tell."""
+    above = place.parent.parts[1:]
+    shown = above[max(0, len(above) - depth) :]
+    return "_".join([*shown, name, *([str(number)] if depth > len(above) else [])])
+
+
 class FootageReader(Reader):
     """Every sentence for every video, or what a user points at; truth unknown."""
 
@@ -200,7 +238,7 @@ class FootageReader(Reader):
     def __init__(
         self, footage: Sequence[Footage], expressions: Sequence[str], given: GivenPrompts | None = None
     ) -> None:
-        self.footage = list(footage)
+        self.footage, self.given = list(footage), given
         self.videos = [Video(one.id, one.frames, one.size) for one in footage]
         said: list[tuple[str, str | None]] = [(str(number), text) for number, text in enumerate(expressions)]
         self.items = [
@@ -208,6 +246,12 @@ class FootageReader(Reader):
             for v, one in enumerate(footage)
             for name, text in (said if given is None else [(name, None) for name in given.objects(one.id)])
         ]
+
+    def described(self, video: int) -> dict[str, Any]:
+        """Where a video comes from, and what was pointed at in it."""
+        place = _place(self.footage[video])
+        prompts = [] if self.given is None else [dict(entry) for _, entry in self.given.of(self.videos[video].id)]
+        return {"source": str(place), "modified": place.stat().st_mtime_ns, "prompts": prompts}
 
     def read_frames(self, video: int, positions: Sequence[int]) -> UInt8[Tensor, "time 3 height width"]:
         """See `Reader.read_frames`."""
@@ -234,13 +278,14 @@ class VideoFiles(VideoDataModule):
     def __init__(
         self,
         path: str | list[str],
-        expressions: list[str] | None = None,
+        expressions: list[str] | str | None = None,
         prompts: str | list[dict[str, Any]] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.paths = [path] if isinstance(path, str) else list(path)
-        self.expressions, self.prompts = expressions or [], prompts
+        self.expressions = [expressions] if isinstance(expressions, str) else expressions or []
+        self.prompts = prompts
 
     def check(self) -> None:
         """Also refuses missing and empty expressions."""
@@ -257,7 +302,7 @@ class VideoFiles(VideoDataModule):
         """Prediction only."""
         if split != "predict":
             return None
-        footage = [one for path in self.paths for one in open_footage(path)]
+        footage = distinct([one for path in self.paths for one in open_footage(path)])
         given = None
         if self.prompts is not None:
             given = self.simulate_user = GivenPrompts(self.prompts)
