@@ -199,12 +199,16 @@ def test_films_of_one_size_and_length_each_get_a_result(work):
 
 
 def test_sigterm_ends_predict_and_the_same_words_go_on(work):
-    shutil.copytree(ROOT / "tests/data/horsejump/frames", work / "one")
-    shutil.copytree(ROOT / "tests/data/horsejump/frames", work / "two")
-    words = ["predict", "--run", work / "runs/tiny/fit/0", *FRAMES[:2], "--data.path", f'["{work}/one", "{work}/two"]',
-             "--data.expressions", "the horse", "--model.window", "1", "--data.eval_batch_size", "1",
-             "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu", "--trainer.default_root_dir", work / "out",
-             "--callbacks.slow", "slow.SlowWindows", "--callbacks.slow.seconds", "0.5"]  # fmt: skip
+    for name in ("one", "two"):
+        shutil.copytree(ROOT / "tests/data/horsejump/frames", work / name)
+    words = [
+        "predict", "--run", work / "runs/tiny/fit/0", *FRAMES[:2],
+        "--data.path", json.dumps([f"{work}/one", f"{work}/two"]),
+        "--data.expressions", "the horse", "--model.window", "1", "--data.eval_batch_size", "1",
+        "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu",
+        "--trainer.default_root_dir", work / "out",
+        "--callbacks.slow", "slow.SlowWindows", "--callbacks.slow.seconds", "0.5",
+    ]  # fmt: skip
     process = start(*words)
     done = work / "out/predictions/one/record.json"
     deadline = time.monotonic() + 120
@@ -287,6 +291,7 @@ def test_checkpoints_none_of_which_can_be_read_stop_the_run(tmp_path):
     with pytest.warns(UserWarning), pytest.raises(checkpoints.CheckpointError, match="none of its checkpoints"):
         checkpoints.newest_checkpoint(tmp_path)
     torch.save({"state_dict": {}}, tmp_path / "best.ckpt")
+    os.utime(tmp_path / "best.ckpt", (0, 0))
     with pytest.warns(UserWarning):
         assert checkpoints.newest_checkpoint(tmp_path) == tmp_path / "best.ckpt"
 
