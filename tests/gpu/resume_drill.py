@@ -27,7 +27,14 @@ def fit(strategy: str, device: str, folder: Path, steps: int, *more: str) -> Non
     words += ["--trainer.accelerator", "gpu" if device == "cuda" else "cpu", "--trainer.num_nodes", "1"]
     words += ["--trainer.default_root_dir", str(folder), "--trainer.limit_val_batches", "0"]
     words += ["--trainer.max_steps", str(steps), "--trainer.num_sanity_val_steps", "0", "--trainer.logger", "false"]
-    words += ["--callbacks", "{}", "--callbacks.last", "callbacks.LastCheckpoint", "--callbacks.last.every", "3"]
+    words += [
+        "--callbacks",
+        "{}",
+        "--callbacks.last",
+        "callbacks.LastCheckpoint",
+        "--callbacks.last.every_n_steps",
+        "3",
+    ]
     # the schedule must not depend on where a run is cut
     rvos(*words, "--model.scheduler", "null", *more)
 
