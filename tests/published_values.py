@@ -293,6 +293,83 @@ DECODER = tuple(
                  "iou_token", "obj_score_token")
 )  # fmt: skip
 
+SGMG = "arXiv 2307.13537, supplement, and released scripts (2 GPUs)"
+
+
+def sgmg(stage: str, size: str) -> list[Row]:
+    """Rows of an SgMg stage: `refcoco`, `ref_youtube_vos`, `ref_youtube_vos_scratch`, `a2d`; backbone `t` or `b`."""
+    network, pictures, a2d = "model.network", stage == "refcoco", stage == "a2d"
+    scratch = stage == "ref_youtube_vos_scratch"
+    epochs, drops = {
+        "refcoco": (11, [8, 10]),
+        "ref_youtube_vos": (6, [3, 5]),
+        "ref_youtube_vos_scratch": (10, [6, 8]),
+        "a2d": (6, [3, 5]),
+    }[stage]
+    rows: dict[str, object] = {
+        f"{network}.backbone.variant": size,
+        f"{network}.backbone.size": None,
+        f"{network}.text.pooler": True,
+        f"{network}.text.frozen": not pictures,
+        f"{network}.text.size.dropout": 0.1,
+        f"{network}.dim": 256,
+        f"{network}.heads": 8,
+        f"{network}.hidden": 2048,
+        f"{network}.encoder_layers": 4,
+        f"{network}.decoder_layers": 4,
+        f"{network}.points": 4,
+        f"{network}.queries": 5,
+        f"{network}.dropout": 0.1,
+        f"{network}.fusion": "spectral",
+        f"{network}.sigma": 7.0,
+        f"{network}.conditional_patches": True,
+        f"{network}.refine": True,
+        f"{network}.train_multiple": 32,
+        f"{network}.eval_multiple": 32 if pictures or a2d else 16,
+        f"{network}.frames": "middle" if a2d else "all",
+        f"{network}.proposals": a2d,
+        **optimizer(5e-5 if scratch else 2.5e-5, 5e-4),
+        "model.lr_scale": {r"^backbone\.": 0.5} | ({r"^language\.text\.": 0.1} if pictures else {}),
+        "model.anew": [r"scores\..*"] if stage == "ref_youtube_vos" else None,
+        "model.scheduler.epochs": epochs,
+        "model.scheduler.drops": drops,
+        "model.scheduler.gamma": 0.1,
+        "objectives": ["sets"],
+        "objectives.sets.classes": 2.0,
+        "objectives.sets.boxes": 5.0,
+        "objectives.sets.giou": 2.0,
+        "objectives.sets.masks": 2.0,
+        "objectives.sets.dice": 5.0,
+        "objectives.sets.auxiliary": 1.0,
+        "objectives.sets.alpha": 0.25,
+        "objectives.sets.gamma": 2.0,
+        "data.batch_size": 2 if pictures or a2d else 1,
+        "trainer.max_epochs": epochs,
+        "trainer.gradient_clip_val": 0.1,
+        "trainer.precision": "16-mixed" if scratch else None,
+    }
+    if not pictures:
+        rows |= {"data.clip_length": 5, "data.around": 5 if a2d else None, f"{network}.text.frozen_dropout": True}
+    source, order = ("data.sources.refcoco", 1) if pictures else ("data", 2 if a2d else 0)
+    scale = f"{source}.augment.{order}"
+    rows |= {
+        f"{source}.eval_size": [360, 640] if pictures or a2d else [360, 100000],
+        f"{scale}.longest": 640,
+        f"{scale}.first_sides": [400, 500, 600],
+        f"{scale}.crop": [384, 600],
+        f"{scale}.p": 0.5,
+    }
+    if pictures:
+        rows |= {f"{scale}.whole_sides": list(range(480, 769, 32)), f"{scale}.whole_longest": 800}
+    else:
+        distortion = f"data.augment.{1 if a2d else 2}"
+        rows |= {f"{distortion}.contrast": 0.2, f"{distortion}.saturation": 0.2, f"{distortion}.hue": 0.0}
+        rows |= {f"{distortion}.channels": 0.2, f"{scale}.sides": [288, 320, 352, 392, 416, 448, 480, 512]}
+    if stage.startswith("ref_youtube"):
+        rows |= {"data.anchor_stride": 5, "data.sampling.p": 0.3}
+    return [(key, value, f"{SGMG}, {stage}") for key, value in rows.items()]
+
+
 TABLE: dict[str, list[Row]] = {
     "samwise_refcoco": samwise("refcoco"),
     "samwise_mevis": samwise("mevis"),
@@ -310,6 +387,11 @@ TABLE: dict[str, list[Row]] = {
     **{f"clip_sam_{name}": clip_sam() for name in ("refcoco", "refcoco_plus", "refcocog")},
     **{f"clip_sam_{name}": clip_sam(grown=True) for name in ("grefcoco", "ref_zom")},
     "clip_sam_released": clip_sam(released=True),
+    **{
+        f"sgmg_{stage}_{size}": sgmg(stage, size)
+        for stage in ("refcoco", "ref_youtube_vos", "ref_youtube_vos_scratch", "a2d")
+        for size in "tb"
+    },
     "grounded_sam2_all_frames": [
         ("model.network.frames", "all", "arXiv 2411.17646, table 2"),
         ("model.network.segmenter.variant", "hiera_b+", "arXiv 2411.17646, table 2"),
@@ -332,4 +414,6 @@ BATCH_IN_ALL = {
     "sam_i2v": (8, 8),
     **{f"sa2va_{size}": (8, 64) for size in ("1b", "4b", "8b", "26b")},
     "sa2va_i_ft_4b": (64, 64),
+    **{f"sgmg_{stage}_{size}": (2, 2) for stage in ("ref_youtube_vos", "ref_youtube_vos_scratch") for size in "tb"},
+    **{f"sgmg_{stage}_{size}": (2, 4) for stage in ("refcoco", "a2d") for size in "tb"},
 }

@@ -15,7 +15,7 @@ from rvos_lightning.core.inference import precision_of
 from rvos_lightning.core.optim import param_groups, scale_groups
 from rvos_lightning.core.seams import Chooser, MaskSink, Network, Objective, find_chooser
 from rvos_lightning.core.types import Batch
-from rvos_lightning.parts.starting import start_from
+from rvos_lightning.parts.starting import start_from, values_of
 from rvos_lightning.parts.weights import complete, reproducible_prefixes
 from rvos_lightning.run.continuation import KEY, Continuation
 from rvos_lightning.run.sharding import sharding_of
@@ -41,6 +41,7 @@ class RVOSModule(Evaluation):
         weights: start from these weights (.safetensors or a checkpoint of ours); to *continue* a run use ckpt_path.
         fresh: regular expressions of network keys that `weights` need not have: parts that start from their own
             initialisation (or from a segmenter's own weights) in this stage.
+        anew: regular expressions of network keys that start `fit` anew although `weights` has them.
         compile: run the network through `torch.compile`.
         shard_above: under FSDP2, blocks with more parameters are gathered one at a time.
 
@@ -61,6 +62,7 @@ class RVOSModule(Evaluation):
         window: int = 8,
         weights: Path | None = None,
         fresh: list[str] | None = None,
+        anew: list[str] | None = None,
         compile: bool = False,
         shard_above: int = 1_000_000,
     ):
@@ -73,6 +75,7 @@ class RVOSModule(Evaluation):
         self._continued: dict[str, Any] | None = None  # what the checkpoint says of its optimizer
         self._items: list[str] = []  # what this rank has seen since the last optimizer step
         self.strict_loading = False  # `on_load_checkpoint` checks, as it knows what is left out on purpose
+        self._anew = values_of(network, anew or [])
         if weights is not None:
             start_from(network, weights, fresh or [])
         if compile:
@@ -94,6 +97,8 @@ class RVOSModule(Evaluation):
             )
         self.ask_data(stage)
         self.chooser = find_chooser(self.network, self.objectives) if stage == "fit" else None
+        if stage == "fit":
+            self.network.load_state_dict(self._anew, strict=False)  # a checkpoint to continue from comes later
 
     def configure_model(self) -> None:
         """Spread the parameters where the strategy wants that."""

@@ -168,3 +168,32 @@ class WarmupCosine(Schedule):
             return (step + 1) / (warmup + 1)
         progress = min(1.0, (step - warmup) / max(1, total - warmup))
         return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+class EpochDrops(Schedule):
+    """The learning rate falls at the end of some epochs; epochs are even shares of the optimizer steps of the training.
+
+    Args:
+        optimizer: whose groups are scheduled.
+        epochs: epochs that the drops were published for.
+        drops: numbers of finished epochs at which the rate falls.
+        gamma: by which it falls each time.
+        total: optimizer steps in all; None: those that the trainer makes.
+
+    Raises:
+        ValueError: a drop lies outside the training.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, epochs: int, drops: Sequence[int], gamma: float = 0.1, total: int | None = None
+    ):
+        if any(not 0 < drop <= epochs for drop in drops):
+            raise ValueError(
+                f"model.scheduler.drops {list(drops)}: give epochs from 1 to model.scheduler.epochs, {epochs}"
+            )
+        self.shares, self.gamma = [drop / epochs for drop in drops], gamma
+        super().__init__(optimizer, total)
+
+    def factor(self, step: int, total: int) -> float:
+        """See `Schedule`."""
+        return self.gamma ** sum(step >= share * total for share in self.shares)

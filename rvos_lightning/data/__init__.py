@@ -6,6 +6,7 @@ from typing import Any
 _HOMES = {
     "A2DSentences": "readers.a2d",
     "AroundReference": "clips.sampling",
+    "Centred": "clips.sampling",
     "ClipSampling": "clips.sampling",
     "ClipWithMasks": "readers.clip_with_masks",
     "Contiguous": "clips.sampling",

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import Dataset
 
+from rvos_lightning.data.clips.centred import CentredItems
 from rvos_lightning.data.clips.clips import EvaluationBatches, Framing, TrainClips, Units, plan_evaluation
 from rvos_lightning.data.clips.collate import Collate
 from rvos_lightning.data.clips.sampler import (
@@ -52,6 +53,8 @@ class VideoDataModule(LightningDataModule, ABC):
         eval_batch_size: videos in an evaluation batch, where they are small and equal in size and length.
         items_per_video_eval: at most so many items of a video in an evaluation batch; None for all. Protocols that
             compare the objects of a video with each other (DAVIS, YouTube-VOS, MOSE, Ref-DAVIS17) always get all.
+        around: in evaluation, every item is a clip of so many frames around the one that its sentence was written for
+            (A2D, JHMDB); None: the whole video.
         in_memory_pixels: in evaluation, longer videos (frames x height x width) are read window by window.
         limit: use only the first so many videos of each split.
         simulate_user: makes the user who prompts objects and corrects masks, for promptable systems.
@@ -82,6 +85,7 @@ class VideoDataModule(LightningDataModule, ABC):
         eval_resize: Resize | None = None,
         eval_batch_size: int = 1,
         items_per_video_eval: int | None = 16,
+        around: int | None = None,
         in_memory_pixels: int = 2**23,
         limit: int | None = None,
         simulate_user: UserFactory | None = None,
@@ -104,7 +108,7 @@ class VideoDataModule(LightningDataModule, ABC):
         self.sampling = sampling or Contiguous()
         self.augment, self.redraw, self.shuffle = augment or [], redraw, shuffle
         self.items_per_video_eval, self.in_memory_pixels, self.limit = items_per_video_eval, in_memory_pixels, limit
-        self.separate_objects = separate_objects
+        self.separate_objects, self.around = separate_objects, around
         self.simulate_user, self.workers, self.seed = simulate_user, workers, seed
         self.shuffle_expressions = shuffle_expressions
         self.leave_out: Callable[[Reader], frozenset[int]] | None = None  # prediction: videos that are done
@@ -128,6 +132,7 @@ class VideoDataModule(LightningDataModule, ABC):
             raise DataError("data.separate_objects: augmentation does not change single objects; remove data.augment")
         for name, sides in (("size", self.framing.size), ("eval_size", self.eval_framing.size)):
             counts[name] = min(sides)
+        counts |= {} if self.around is None else {"around": self.around}
         for name, value in counts.items():
             if value < 1:
                 raise DataError(f"data.{name} is {value}; it must be at least 1")
@@ -137,6 +142,8 @@ class VideoDataModule(LightningDataModule, ABC):
         if split not in self._readers:
             self.check()
             reader = self.reader(split)
+            if reader is not None and self.around is not None and split != "train":
+                reader = CentredItems(reader, self.around)
             if reader is not None and self.shuffle_expressions and split in ("val", "test"):
                 reader = ShuffledExpressions(reader, self.seed)
             self._readers[split] = reader

@@ -19,6 +19,7 @@ from rvos_lightning.parts.weights import WeightsError, complete, load_official
 
 COMMAND = "convert it: python -m rvos_lightning convert"
 OFFICIAL = {  # how keys of unconverted files begin -> what the file is, and what to do with it
+    "backbone.0.body.": ("SgMg's official file", f"{COMMAND} sgmg {{path}} OURS.safetensors"),
     "cmt_adapters.": ("SAMWISE's official file", f"{COMMAND} samwise {{path}} OURS.safetensors"),
     "image_encoder.trunk_video.": (
         "SAM-I2V's official file",
@@ -135,6 +136,19 @@ def start_from(network: nn.Module, path: Path | str, fresh: Sequence[str] = ()) 
     except WeightsError as error:
         said = metadata(Path(path)).get("variant")
         raise WeightsError(f"{path}{f', which is {said}' if said else ''}: {error}") from error
+
+
+def values_of(network: nn.Module, patterns: Sequence[str]) -> dict[str, Tensor]:
+    """Copies of the present values of all keys that a regular expression matches.
+
+    Raises:
+        WeightsError: a pattern matches none.
+    """
+    own = network.state_dict()
+    idle = [pattern for pattern in patterns if not any(re.fullmatch(pattern, key) for key in own)]
+    if idle:
+        raise WeightsError(f"model.anew: {idle[0]!r} matches no key of the network, such as {next(iter(own))}")
+    return {key: own[key].clone() for key in own if any(re.fullmatch(pattern, key) for pattern in patterns)}
 
 
 def start_state(network: nn.Module, path: Path | str) -> dict[str, Tensor]:

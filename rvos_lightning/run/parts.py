@@ -17,7 +17,9 @@ def main(words: Sequence[str]) -> int:
     """Print; returns the exit status."""
     parser = argparse.ArgumentParser(prog="rvos parts", description=__doc__)
     parser.add_argument("what", nargs="*", help="kinds or class names; everything if left out")
-    parser.add_argument("--sizes", choices=("samwise", "sam_i2v", "clip_sam"), help="published counts beside ours")
+    parser.add_argument(
+        "--sizes", choices=("samwise", "sam_i2v", "clip_sam", "sgmg"), help="published counts beside ours"
+    )
     options = parser.parse_args(list(words))
     if options.sizes:
         report = import_module(f"rvos_lightning.systems.{options.sizes}.report")

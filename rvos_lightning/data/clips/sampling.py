@@ -163,6 +163,22 @@ class AroundReference(ClipSampling):
         return sorted([anchor] + [int(p) for p in random.integers(low, high, size=length - 1)])
 
 
+class Centred(ClipSampling):
+    """The anchor in the middle of consecutive frames; beyond the video's ends its first or last frame repeats.
+
+    ReferFormer's and SgMg's clips of A2D-Sentences, where one frame is annotated.
+    """
+
+    def __call__(self, frames: int, length: int, anchor: int, random: np.random.Generator) -> list[int]:
+        """Exactly `length` positions."""
+        return around(frames, length, anchor)
+
+
+def around(frames: int, length: int, middle: int) -> list[int]:
+    """`length` positions with `middle` at index `length // 2`, kept inside the video."""
+    return [min(max(middle - length // 2 + step, 0), frames - 1) for step in range(length)]
+
+
 class Reverse(ClipSampling):
     """Another rule's clip, played backwards now and then (SgMg: p = 0.3, SAM 2 and SAM-I2V: 0.5).
 

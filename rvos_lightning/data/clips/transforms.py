@@ -16,9 +16,10 @@ from torchvision.transforms.v2 import functional as F
 from rvos_lightning.core.types import ClipMeta
 from rvos_lightning.data.clips.resize_rules import inference_size
 
-Resize = Literal["letterbox", "short_side", "squash"]
+Resize = Literal["letterbox", "short_side", "squash", "none"]
 """letterbox: keep the aspect, fit inside `size` (batches pad right and bottom with zeros); short_side: keep the
-aspect, short side `size[0]` unless the long side exceeds `size[1]` (torchvision's rule); squash: exactly `size`."""
+aspect, short side `size[0]` unless the long side exceeds `size[1]` (torchvision's rule); squash: exactly `size`;
+none: as it is, where an augmentation resizes."""
 
 
 @dataclass
@@ -52,6 +53,8 @@ def fit_size(original: tuple[int, int], size: tuple[int, int], resize: Resize) -
     height, width = original
     if resize == "squash":
         return size
+    if resize == "none":
+        return original
     if resize == "short_side":
         wide, high = inference_size(width, height, *size)
         return high, wide
@@ -184,11 +187,22 @@ class Greyscale(Augmentation):
 
 
 class PhotometricDistortion(Augmentation):
-    """Brightness, contrast, saturation, hue and order of channels, each with probability one half, drawn per frame.
+    """Brightness, contrast, saturation and hue, each with probability one half, and order of channels, drawn per frame.
 
-    The augmentation of the SSD line as ReferFormer, SgMg and (switched off by default) SAMWISE use it; hue and
-    channels are left alone where the words name a colour.
+    The augmentation of the SSD line; the defaults are ReferFormer's, which SAMWISE has switched off. SgMg's: contrast
+    and saturation 0.2, hue 0, channels 0.2. Hue and channels are left alone where the words name a colour; values are
+    cut at white (SgMg's release lets them wrap to black).
+
+    Args:
+        contrast, saturation: factors from 1 - x to 1 + x.
+        hue: shift up to so many degrees.
+        channels: probability that the channels change places.
     """
+
+    def __init__(
+        self, contrast: float = 0.5, saturation: float = 0.5, hue: float = 18.0, channels: float = 0.5
+    ) -> None:
+        self.contrast, self.saturation, self.hue, self.channels = contrast, saturation, hue, channels
 
     def __call__(self, sample: ClipSample, random: np.random.Generator) -> ClipSample:
         """See `Augmentation`."""
@@ -196,16 +210,16 @@ class PhotometricDistortion(Augmentation):
         return replace(sample, frames=torch.cat([self._one(f, coloured, random) for f in sample.frames.split(1)]))
 
     def _one(self, frame: Tensor, coloured: bool, random: np.random.Generator) -> Tensor:
-        do = random.random(5) < 0.5
+        do = random.random(5) < (0.5, 0.5, 0.5, 0.5, self.channels)
         draws = random.uniform(-1, 1, size=4)
         if do[0]:
             frame = (frame.int() + round(32 * float(draws[0]))).clamp(0, 255).to(torch.uint8)
         if do[1]:
-            frame = F.adjust_contrast(frame, 1 + 0.5 * float(draws[1]))
+            frame = F.adjust_contrast(frame, 1 + self.contrast * float(draws[1]))
         if do[2]:
-            frame = F.adjust_saturation(frame, 1 + 0.5 * float(draws[2]))
-        if do[3] and not coloured:
-            frame = F.adjust_hue(frame, float(draws[3]) * 18 / 360)
+            frame = F.adjust_saturation(frame, 1 + self.saturation * float(draws[2]))
+        if do[3] and self.hue and not coloured:
+            frame = F.adjust_hue(frame, float(draws[3]) * self.hue / 360)
         order = random.permutation(3)
         return frame[:, torch.from_numpy(order)] if do[4] and not coloured else frame
 

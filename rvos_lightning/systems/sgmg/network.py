@@ -19,7 +19,7 @@ from rvos_lightning.parts.text.encoder import TextEncoder
 from rvos_lightning.systems.sgmg.deformable import Decoded, DeformableTransformer, split_levels
 from rvos_lightning.systems.sgmg.fusion import Language, SpectrumFusion, nearest
 from rvos_lightning.systems.sgmg.kernels import PatchKernels
-from rvos_lightning.systems.sgmg.outputs import FrameCandidates, RankedPrediction
+from rvos_lightning.systems.sgmg.outputs import FrameCandidates
 from rvos_lightning.systems.sgmg.refiner import Refiner, pixels
 from rvos_lightning.systems.sgmg.spectral import Kind
 from rvos_lightning.systems.sgmg.video_swin import VideoSwin
@@ -220,7 +220,7 @@ class SgMg(ChoosingNetwork):
         chosen: Int[Tensor, "one batch"],
         seen: Seen,
         clip: Clip,
-    ) -> RankedPrediction:
+    ) -> ChosenPrediction:
         """The best query's masks, and beside them every query's masks and scores."""
         decoded = replace(decoded, states=decoded.states[-1:], boxes=decoded.boxes[-1:])
         every = self.refined(self.coarse(decoded, features, seen)[0].transpose(0, 1), seen)
@@ -229,7 +229,7 @@ class SgMg(ChoosingNetwork):
         scores = candidates.logits[-1].sigmoid()
         if seen.time < clip.time:
             scores = F.pad(scores, (0, 0, clip.time // 2, clip.time - clip.time // 2 - 1))
-        return RankedPrediction(
+        return ChosenPrediction(
             self.on_frames(best, clip),
             candidates=candidates,
             chosen=chosen,

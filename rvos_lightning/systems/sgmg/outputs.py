@@ -2,10 +2,7 @@
 
 from dataclasses import dataclass
 
-from jaxtyping import Float
-from torch import Tensor
-
-from rvos_lightning.core.types import Candidates, ChosenPrediction
+from rvos_lightning.core.types import Candidates
 
 
 @dataclass
@@ -17,16 +14,3 @@ class FrameCandidates(Candidates):
     """
 
     answered: tuple[int, ...] | None = None
-
-
-@dataclass
-class RankedPrediction(ChosenPrediction):
-    """All queries' masks beside the best one's.
-
-    Attributes:
-        proposal_logits: several masks an item and frame, as `mask_logits`.
-        scores: confidence of each proposal, the higher the better.
-    """
-
-    proposal_logits: Float[Tensor, "batch time proposals h w"] | None = None
-    scores: Float[Tensor, "batch time proposals"] | None = None

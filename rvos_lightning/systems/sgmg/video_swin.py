@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torchvision.models.video import SwinTransformer3d
 
+from rvos_lightning.parts.starting import read_weights
 from rvos_lightning.parts.weights import KeyMap, Rule, WeightsError, convert, load_official
 
 Taps = tuple[Float[Tensor, "images _c _h _w"], ...]
@@ -106,7 +107,11 @@ class VideoSwin(nn.Module):
         self.channels = tuple(self.size.width * 2**i for i in stages)
         self.strides = tuple(self.size.patch * 2**i for i in stages)
         if weights is not None:
-            self.load_state_dict(from_kinetics(load_official(weights), self.state_dict(), weights))
+            read_weights(self, weights, self.load_weights)
+
+    def load_weights(self, weights: Path | str) -> None:
+        """Read Kinetics weights; see the class."""
+        self.load_state_dict(from_kinetics(load_official(weights), self.state_dict(), weights))
 
     @staticmethod
     def check(size: SwinSize) -> None:
