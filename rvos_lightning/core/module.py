@@ -98,7 +98,11 @@ class RVOSModule(Evaluation):
         self.ask_data(stage)
         self.chooser = find_chooser(self.network, self.objectives) if stage == "fit" else None
         if stage == "fit":
-            self.network.load_state_dict(self._anew, strict=False)  # a checkpoint to continue from comes later
+            self.start_anew()
+
+    def start_anew(self) -> None:
+        """Give what should start anew its own initial values back; a checkpoint to continue from comes later."""
+        self.network.load_state_dict(self._anew, strict=False)
 
     def configure_model(self) -> None:
         """Spread the parameters where the strategy wants that."""

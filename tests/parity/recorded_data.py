@@ -1,7 +1,9 @@
 """Recorded clips as a data module, and masks kept as tensors: what the command line needs to replay a recording."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import sgmg_recordings
 import torch
 from lightning.pytorch import LightningDataModule
 from samwise_recordings import IdTokenizer, Recording, clip_of, draw  # noqa: F401 (named by flag)
@@ -37,3 +39,20 @@ class KeepMasks(MaskSink):
         if last:
             logits, masks = (torch.cat(kind, 1) for kind in zip(*self.parts, strict=True))
             torch.save({"logits": logits, "masks": masks}, self.path)
+
+
+class SgMgClip(LightningDataModule):
+    """A recorded video of SgMg, with its sentence as ids."""
+
+    def __init__(self, recording: Path) -> None:
+        super().__init__()
+        golden = sgmg_recordings.Recording(Path(recording))
+        c = golden.config
+        frames = sgmg_recordings.draw("e2e.frames", (c["T"], 3, c["H"], c["W"]))
+        clip = sgmg_recordings.clip_of([frames], sgmg_recordings.sentences(golden["input_ids"]))
+        meta = [replace(m, original_size=tuple(c["orig_hw"])) for m in clip.meta]
+        self.batch = Batch(replace(clip, meta=meta))
+
+    def predict_dataloader(self) -> DataLoader:
+        """One batch."""
+        return DataLoader([self.batch], batch_size=None)

@@ -8,10 +8,10 @@ import json
 import os
 import zlib
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
+import once
 import torch
 from safetensors import safe_open
 from torch import nn
@@ -42,7 +42,6 @@ def draw(name: str, shape) -> torch.Tensor:
     return torch.from_numpy(normal(f"input:{name}", shape).astype(np.float32))
 
 
-@cache
 def weight(key: str, shape: tuple[int, ...]) -> torch.Tensor:
     """A parameter."""
     n = normal(key, shape)
@@ -60,13 +59,14 @@ def seed(module: nn.Module, prefix: str = "", boost: list | None = None) -> None
     own = {prefix + key: value for key, value in module.state_dict().items()}
     official, unknown = to_official(own)
     assert not unknown, unknown[:3]
+    names = {key: key.replace("transformer.decoder.bbox_embed.", "bbox_embed.") for key in official}
+    shapes = {names[key]: tuple(value.shape) for key, value in official.items() if value.is_floating_point()}
+    numbers = once.seeded("sgmg", shapes, weight)
     drawn = {}
     for key, value in official.items():
-        once = key.replace("transformer.decoder.bbox_embed.", "bbox_embed.")
-        if value.is_floating_point():
-            factor = next((by for pattern, by in boost or () if matches(once, pattern)), 1.0)
-            value = weight(once, tuple(value.shape)) * factor
-        drawn[key] = value
+        name = names[key]
+        factor = next((by for pattern, by in boost or () if matches(name, pattern)), 1.0)
+        drawn[key] = numbers[name] * factor if name in numbers else value
     state = convert(drawn, KEY_MAP, own)
     module.load_state_dict({key[len(prefix) :]: value for key, value in state.items()})
 

@@ -12,6 +12,7 @@ from rvos_lightning.systems.sgmg.refiner import Refiner, pixels
 from rvos_lightning.systems.sgmg.spectral import SpectralBlock, gaussian, gaussians
 from rvos_lightning.systems.sgmg.video_swin import VideoSwin
 
+pytestmark = pytest.mark.xdist_group("sgmg")
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 KINDS = ("scf_block", "scf_chain", "cpk", "mso", "deform_attn", "transformer", "matcher", "losses", "backbone_", "text")
 ENDS = ("e2e_infer_", "e2e_ris", "e2e_a2d", "e2e_train", "davis_merge")

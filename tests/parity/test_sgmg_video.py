@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 import torch.nn.functional as F
 from sgmg_recordings import RESULTS, Recording, clip_of, draw, network, sentences, sliced
@@ -15,6 +16,7 @@ from rvos_lightning.parts.layers.resize import resize_logits
 from rvos_lightning.systems.sgmg.deformable import split_levels
 from rvos_lightning.systems.sgmg.official import to_official
 
+pytestmark = pytest.mark.xdist_group("sgmg")
 INNER, OUTER, LOSSES = {"atol": 5e-5}, {"atol": 2e-5}, {"atol": 2e-6, "rtol": 1e-5}
 
 
