@@ -22,8 +22,8 @@ class MOSEv2(FrameRows):
 
     Scores: `j` (smoothed, (I + 1) / (U + 1), empty on both sides 1), `f` (adaptive radius), `j_and_f` of these two,
     `f_standard` (the usual F, except on frames whose adaptive radius is capped); `j_disappear`, `f_disappear` over
-    segments without object after a visible one, `j_reappear`, `f_reappear` over segments visible again (NaN where no
-    object does so).
+    segments without object after a visible one, `j_reappear`, `f_reappear` over segments visible again, the
+    first sighting of an object that is absent at first included (NaN where no object does so).
     """
 
     id_maps = True
@@ -87,12 +87,10 @@ def standard_measure(unit: Unit) -> np.ndarray:
 
 
 def segments(visible: np.ndarray) -> tuple[list[slice], list[slice]]:
-    """Runs of frames in which the object is gone after it was seen, and in which it is back."""
+    """Runs of frames in which the object is gone, and in which it is back; not the run that starts at frame 0."""
     edges = np.flatnonzero(np.r_[True, visible[1:] != visible[:-1], True])
-    runs = [slice(a, b) for a, b in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)]
-    start = 0 if visible[0] else 1
-    later = runs[start + 1 :]
-    return later[::2], later[1::2]
+    later = [slice(a, b) for a, b in zip(edges[1:-1].tolist(), edges[2:].tolist(), strict=True)]
+    return [run for run in later if not visible[run][0]], [run for run in later if visible[run][0]]
 
 
 def adaptive_radius(area: int, height: int, width: int) -> float:

@@ -250,6 +250,8 @@ def _decode(raw: bytes, name: str) -> UInt8[np.ndarray, "height width"]:
         image = Image.open(io.BytesIO(raw))
         if image.mode not in ("P", "L", "1"):
             raise SubmissionError(f"{name} has mode {image.mode}; masks are palette (P) or grey (L) PNGs")
-        return np.asarray(image).astype(np.uint8)
+        ids = np.asarray(image).astype(np.uint8)
+        # Pillow spreads grey values of 2 and 4 bits (byte 24 says so) over 0 to 255
+        return ids // {2: 85, 4: 17}.get(raw[24], 1) if image.mode == "L" and image.format == "PNG" else ids
     except (UnidentifiedImageError, OSError) as error:
         raise SubmissionError(f"{name} cannot be read: {error}") from error

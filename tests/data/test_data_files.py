@@ -12,6 +12,7 @@ from layouts import encode, make_scene, write_json
 from layouts import referring as layouts
 from pycocotools import mask as library
 
+from rvos_lightning.core.types import Facts
 from rvos_lightning.data.reader import DataError, Item, Video
 from rvos_lightning.data.readers import annotation_files
 from rvos_lightning.data.readers.annotation_files import JsonStream, read_json, safe_path
@@ -217,7 +218,11 @@ def test_the_store_of_a_read_only_folder_goes_to_the_users_cache(tmp_path, monke
 
 def test_packed_lists_give_back_what_was_put_in():
     videos = [Video("a/b", ("0", "1")), Video("c", ("2",), (3, 4))]
-    items = [Item(0, "0", "Ein Fuß", (1, "x"), ("s",), {"k": [1, 2]}), Item(1, "1", None, None), Item(1, "2", "", ())]
+    items = [
+        Item(0, "0", "Ein Fuß", (1, "x"), ("s",), Facts(3, category="Fuß", seen=False)),
+        Item(1, "1", None, None),
+        Item(1, "2", "", ()),
+    ]
     assert list(Packed(Video, videos)) == videos
     packed = pickle.loads(pickle.dumps(Packed(Item, items)))
     assert list(packed) == items and packed[-1] == items[2] and packed[:2] == items[:2] and len(packed) == 3

@@ -41,6 +41,14 @@ def seeded(name: str, shapes: Mapping[str, Sequence[int]], weight: Callable[...,
     return once_a_session(f"{name} {listed}", lambda: {key: weight(key, shape).contiguous() for key, shape in listed})
 
 
+def sharp_first(paths: Iterable[Path]) -> list:
+    """Parameters, one a recording; where a plain one has a `_sharp` twin, which sees more, the plain one is slow."""
+    names = {path.stem for path in paths}
+    twins = {name for name in names if f"{name}_sharp" in names}
+    slow = pytest.mark.slow
+    return [pytest.param(path, id=path.stem, marks=slow if path.stem in twins else ()) for path in sorted(paths)]
+
+
 def one_full_size(paths: Iterable[Path], chosen: Callable[[Path], object] = str) -> list:
     """Parameters, one a recording; all but the first in the order of `chosen` are slow (`make test-full`)."""
     first, *others = sorted(paths, key=chosen) or [None]

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from made_masks import chosen, cut, video
@@ -22,6 +23,7 @@ from rvos_lightning.metrics import (
     YouTubeVOS,
 )
 from rvos_lightning.metrics.id_maps import merge_objects
+from rvos_lightning.metrics.mose import segments
 from rvos_lightning.metrics.region_boundary import j_and_f
 
 
@@ -141,6 +143,15 @@ def test_mose_segments():
     scores = metric.compute()
     assert float(scores["j_disappear"]) == 1.0
     assert float(scores["j_reappear"]) == pytest.approx((1 / 170 + 1) / 2)
+
+
+@pytest.mark.parametrize(
+    ("seen", "gone", "back"),
+    [("##.#", [(2, 3)], [(3, 4)]), ("..##.#", [(4, 5)], [(2, 4), (5, 6)]), ("....", [], []), ("####", [], [])],
+)
+def test_mose_leaves_out_the_run_at_frame_0_only(seen, gone, back):
+    found = segments(np.array([letter == "#" for letter in seen]))
+    assert [[(s.start, s.stop) for s in own] for own in found] == [gone, back]
 
 
 def still(name, boxes, truth, size=(20, 30), no_target=False):

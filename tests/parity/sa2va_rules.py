@@ -2,27 +2,18 @@
 
 import json
 import os
-import re
 import zlib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from once import seeded
+from stated import stated as read_stated
 
 FOLDER = Path(os.environ.get("RVOS_GOLDEN", Path(__file__).parents[1] / "golden")) / "sa2va"
 README = (FOLDER / "README.md").read_text() if (FOLDER / "README.md").exists() else ""
-
-
-def stated(pattern, default):
-    """A number or word that the README states; `default` when the folder has no README."""
-    match = re.search(pattern, README)
-    if match is None:
-        return default
-    found = tuple(type(default)(g) if not isinstance(default, tuple) else type(default[0])(g) for g in match.groups())
-    return found if isinstance(default, tuple) else found[0]
-
-
+stated = partial(read_stated, README)
 TAG = stated(r"TAG of this folder: `(\w+)`", "input")
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from once import sharp_first
 from torch import Tensor, nn
 
 from rvos_lightning.parts.segmenters.sam import Sam
@@ -35,7 +36,7 @@ def names_of(rules: KeyMap, sam: Sam, start: str) -> dict[str, str]:
     raise AssertionError("no key list fits")
 
 
-@pytest.mark.parametrize("path", recordings("encoder_*"), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sharp_first(recordings("encoder_*")))
 def test_encoder(path: Path) -> None:
     recording = Recording(path)
     name = recording.name.removeprefix("encoder_")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from once import one_full_size
 from torch import Tensor, nn
 
 from callbacks.structure import StructureLoss
@@ -59,7 +60,7 @@ def network() -> PromptedSegmenter:
     return model.train()
 
 
-@pytest.mark.parametrize("path", recordings("train_*"), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", one_full_size(recordings("train_*")))
 def test_training_step(path: Path) -> None:
     recording = Recording(path)
     case = path.stem.removeprefix("train_")

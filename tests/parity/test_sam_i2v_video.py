@@ -1,11 +1,13 @@
 """SAM-I2V end to end over a video against the recordings of the official predictor."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from once import one_full_size
+from stated import readme, stated
 from torch import Tensor
 from torch.nn import functional
 
@@ -13,12 +15,17 @@ from rvos_lightning.core.network import PromptedSegmenter
 from rvos_lightning.core.types import Clip, ClipMeta, UserPrompt
 from rvos_lightning.systems.sam_i2v.memory_selector import MemorySelector
 from rvos_lightning.systems.sam_i2v.predictor import VideoPredictor
-from tests.parity.sam_i2v_rule import Recording, ellipse, given, recordings
+from tests.parity.sam_i2v_rule import FOLDER, Recording, ellipse, given, recordings
 from tests.parity.test_sam_i2v import network
 from tests.parity.test_sam_i2v_training import MEAN, STD
 
 pytestmark = pytest.mark.xdist_group("sam_i2v")
-SIZE = (270, 480)
+README = readme(FOLDER)
+SIZE = stated(README, r"stated video size (\d+)x(\d+)", (270, 480))
+CLICK = stated(README, r"one positive click \((\d+),(\d+)\) on frame (\d+)", (200, 100, 0))
+CORRECTION = stated(README, r"a negative click \((\d+),(\d+)\) on the already tracked frame (\d+)", (300, 200, 3))
+ELLIPSE = stated(README, r"object 1: GT mask E\((\d+),(\d+),(\d+),(\d+),(\d+),(\d+)\)", (*SIZE, 120, 200, 50, 80))
+POINTS = re.search(r"points of \[(.*?)\]", README)
 
 
 def injected(recording: Recording, start: str) -> Callable[[Tensor, int], Tensor]:
@@ -35,14 +42,19 @@ def injected(recording: Recording, start: str) -> Callable[[Tensor, int], Tensor
 
 
 def predictor(model: PromptedSegmenter, time: int, items: int) -> VideoPredictor:
-    frames = (given("e2e.frames", 7, 3, 1024, 1024)[:time] * STD + MEAN)[None]
+    frames = (given("e2e.frames", time, 3, 1024, 1024) * STD + MEAN)[None]
     meta = [ClipMeta("v", str(i), (), (1024, 1024), SIZE) for i in range(items)]
     return VideoPredictor.of(model, Clip(frames, torch.zeros(items, dtype=torch.long), None, meta), chunk=4)
 
 
-def clicks(points: list[tuple[int, int, int]]) -> UserPrompt:
+def frames_of(recording: Recording, start: str) -> int:
+    """How many frames a pass has recorded."""
+    return 1 + max(int(found[1]) for name in recording if (found := re.match(rf"{start}\.f(\d+)\.low$", name)))
+
+
+def clicks(points: list[tuple[int, int, int]], frame: int = 0) -> UserPrompt:
     xy = torch.tensor([[x / SIZE[1], y / SIZE[0]] for x, y, _ in points])
-    return UserPrompt(0, xy, torch.tensor([label for *_, label in points]))
+    return UserPrompt(frame, xy, torch.tensor([label for *_, label in points]))
 
 
 def to_video(low: Tensor) -> Tensor:
@@ -91,23 +103,25 @@ def videos(kind: str) -> pytest.MarkDecorator:
 def test_click_track_correct(path: Path, model: PromptedSegmenter) -> None:
     recording = Recording(path)
     with torch.inference_mode():
-        video = predictor(model, 7, 1)
-        prompted = video.prompt(0, {0: clicks([(200, 100, 1)])})
+        *click, first = CLICK
+        *correction, again = CORRECTION
+        video = predictor(model, frames_of(recording, "click"), 1)
+        prompted = video.prompt(first, {0: clicks([(*click, 1)], first)})
         recording.check("click.prompt_frame", to_video(prompted), (1, 1, 9, 10))
         run_pass(recording, "click", video)
-        corrected = video.prompt(3, {0: clicks([(300, 200, 0)])})
+        corrected = video.prompt(again, {0: clicks([(*correction, 0)], again)})
         recording.check("correct.prompt_frame", to_video(corrected), (1, 1, 9, 10))
-        run_pass(recording, "correct", video, keep=frozenset({3}))
+        run_pass(recording, "correct", video, keep=frozenset({again}))
 
 
 @videos("e2e_two_objects")
 def test_two_objects(path: Path, model: PromptedSegmenter) -> None:
     recording = Recording(path)
     with torch.inference_mode():
-        video = predictor(model, 4, 2)
-        video.prompt(0, {0: UserPrompt(0, mask=ellipse(*SIZE, 120, 200, 50, 80))})
-        points = [(300, 100, 1), (350, 150, 1), (100, 200, 0)]
-        for k in range(1, 4):
+        video = predictor(model, frames_of(recording, "two"), 2)
+        video.prompt(0, {0: UserPrompt(0, mask=ellipse(*ELLIPSE))})
+        points = [(int(x), int(y), int(sign == "+")) for x, y, sign in re.findall(r"\((\d+),(\d+)\)([+-])", POINTS[1])]
+        for k in range(1, 1 + sum(name.startswith("two.click") and name.count(".") == 1 for name in recording)):
             low = video.prompt(0, {1: clicks(points[:k])})
             recording.check(f"two.click{k}", to_video(low), (1, 1, 9, 10))
         run_pass(recording, "two", video)

@@ -1,7 +1,8 @@
 """A few real clips with masks and sentences in one folder, for overfitting tests and for trying one's own data."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from torch import Tensor
 
 from rvos_lightning.core.types import Facts
 from rvos_lightning.data.module import Split, VideoDataModule
+from rvos_lightning.data.problems import Problem, refuse_if
 from rvos_lightning.data.reader import DataError, Item, Reader, Video
+from rvos_lightning.data.readers.own_masks import mask_files, mask_problems
 from rvos_lightning.data.sources.image_files import decode_ids
 from rvos_lightning.data.sources.video_files import Footage, open_footage
 
@@ -52,6 +55,7 @@ class ClipWithMasksReader(Reader):
             wanted = [e for e in entries[name]["expressions"] if hidden or "masks" in e]
             if wanted:
                 self._add(name, entries[name], wanted)
+        refuse_if(self._problems())
         if not self.items:
             raise DataError(f"{root / FILE}: no expression has `masks`, so there is nothing to train or score on")
 
@@ -74,6 +78,16 @@ class ClipWithMasksReader(Reader):
             self.items.append(Item(len(self.videos) - 1, str(said.get("id", number)), text, objects, subsets, facts))
             self.masks.append(_inside(self.root, said["masks"], f"{field}.masks") if "masks" in said else None)
 
+    def _problems(self) -> Iterator[Problem]:
+        """What is wrong with masks, folder by folder; every mask is looked at once."""
+        places: dict[tuple[Path, int], list[tuple[int, ...]]] = {}
+        for place, item in zip(self.masks, self.items, strict=True):
+            if place is not None:
+                places.setdefault((place, item.video), []).append(item.objects)
+        decoded: dict[Path, set[int]] = {}
+        for (place, video), labels in places.items():
+            yield from mask_problems(place, self.videos[video].frames, self.videos[video].size, labels, decoded)
+
     def read_frames(self, video: int, positions: Sequence[int]) -> UInt8[Tensor, "time 3 height width"]:
         """See `Reader.read_frames`."""
         return self.footage[video].read(positions)
@@ -93,9 +107,10 @@ class ClipWithMasksReader(Reader):
         height, width = video.size
         masks = np.zeros((len(positions), height, width), dtype=bool)
         annotated = np.zeros(len(positions), dtype=bool)
+        files = _files(place)
         for row, position in enumerate(positions):
-            path = place if place.suffix == ".png" else place / f"{video.frames[position]}.png"
-            if path.stem != video.frames[position] or not path.is_file():
+            path = files.get(video.frames[position])
+            if path is None:
                 continue
             ids = decode_ids(path.read_bytes(), str(path))
             if ids.shape != (height, width):
@@ -105,6 +120,9 @@ class ClipWithMasksReader(Reader):
                 )
             masks[row], annotated[row] = np.isin(ids, entry.objects), True
         return torch.from_numpy(masks), torch.from_numpy(annotated)
+
+
+_files = lru_cache(maxsize=256)(mask_files)
 
 
 def _entries(path: Path) -> dict[str, dict[str, Any]]:

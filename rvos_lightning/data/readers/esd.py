@@ -12,10 +12,10 @@ from jaxtyping import Int32
 
 from rvos_lightning.core.types import Facts
 from rvos_lightning.data.disk_data import DiskData
-from rvos_lightning.data.problems import Refused
+from rvos_lightning.data.problems import Problem, Refused, blocks_of, refuse_if
 from rvos_lightning.data.reader import DataError, Item, Video
 from rvos_lightning.data.readers.file_reader import FileReader, Masks, MaskSource, misfit
-from rvos_lightning.data.readers.layout import missing
+from rvos_lightning.data.readers.layout import frame_problems, missing
 from rvos_lightning.data.sources.file_tree import Folder
 from rvos_lightning.data.sources.image_files import ImageFrames, Size, decode_rgb
 from rvos_lightning.data.sources.rle_store import cache_path
@@ -48,15 +48,22 @@ class ESDReader(FileReader):
         if not places:
             raise Refused([missing(top / "<condition>" / "RGB" / "images", f"the sequences of split {split}", split)])
         tree = Folder(top)
-        videos, items, mask_names = [], [], []
+        videos, items, mask_names, refused = [], [], [], []
         for index, place in enumerate(places):
             name = place.relative_to(top).as_posix()
             images, masks = _numbered(tree, f"{name}/images"), _numbered(tree, f"{name}/masks")
+            alone = sorted(masks.keys() - images.keys())
+            if alone:
+                what = f"{len(alone)} masks without an image, the first: {masks[alone[0]]}"
+                refused.append(Problem(f"{top}/{name}", what, "Unpack the images again.", blocks_of(split)))
+            stems = [f"{n:06d}" for n in sorted(images)]
+            refused += frame_problems(f"{name}/images", stems, [], split, str(top))
             videos.append(Video(f"{name}/images", tuple(Path(images[n]).stem for n in sorted(images))))
             mask_names.append([masks.get(number) for number in sorted(images)])
             colours = _colours(tree, f"{name}/masks", [masks[n] for n in sorted(masks)], cache)
             for position, colour in enumerate(colours, 1):
                 items.append(Item(index, str(position), None, (colour,), (), Facts(position)))
+        refuse_if(refused)
         suffix = Path(tree.names(videos[0].id)[0]).suffix
         super().__init__("esd", split, videos, items, ImageFrames(tree, suffix), ColourMasks(tree, mask_names), [])
 

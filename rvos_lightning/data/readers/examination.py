@@ -30,9 +30,25 @@ def examine(reader: Reader, fast: bool, pool: Executor) -> Iterator[list[Problem
         found = list(item_problems(video, items))
         if seen[video.id] > 1:
             found.append(Problem(f"video {video.id}", f"listed {seen[video.id]} times", "Ids must be unique.", BLOCKS))
-        if isinstance(reader, FileReader):
-            found += video_problems(reader, video, items, fast, pool)
+        try:
+            if isinstance(reader, FileReader):
+                found += video_problems(reader, video, items, fast, pool)
+            else:
+                found += frames_read(reader, index, fast)
+        except Exception as error:  # whatever a damaged file makes a library raise is a finding of its video
+            what = f"{type(error).__name__}: {error}"
+            found.append(Problem(f"video {video.id}", what, "Get this video's files again, or report this.", BLOCKS))
         yield found
+
+
+def frames_read(reader: Reader, video: int, fast: bool) -> Iterator[Problem]:
+    """Frames that cannot be read; the first only if `fast`."""
+    record = reader.videos[video]
+    for position in range(1 if fast else len(record.frames)):
+        try:
+            reader.read_frames(video, [position])
+        except DataError as error:
+            yield Problem(f"video {record.id}, frame {record.frames[position]}", str(error), "", BLOCKS)
 
 
 def count_problems(reader: Reader) -> Iterator[Problem]:

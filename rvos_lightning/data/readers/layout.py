@@ -1,5 +1,8 @@
 """What a layout must contain, refused or reported in the same words."""
 
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from rvos_lightning.data.problems import Problem, Refused, blocks_of
@@ -12,6 +15,39 @@ def missing(path: Path, what: str, split: str, blocks: tuple[str, ...] | None = 
     names = sorted(entry.name for entry in Path(nearest).iterdir())[:8] if Path(nearest).is_dir() else []
     remedy = f"Unpack it there or point `root` elsewhere; {nearest} holds: {', '.join(names) or 'nothing'}."
     return Problem(str(path), f"missing: {what}", remedy, blocks_of(split) if blocks is None else blocks)
+
+
+def frame_problems(
+    video: str, frames: Sequence[str], masks: Iterable[str], split: str, folder: str = ""
+) -> Iterator[Problem]:
+    """Frames that a listing of files shows to be lost: gaps in the numbers, masks without a frame.
+
+    A reader that takes a video's frames from its folder would otherwise read a shorter video.
+
+    Args:
+        video: id.
+        frames: stems of the frame files, sorted.
+        masks: names of the video's mask files; other files are passed over.
+        split: of the data set.
+        folder: where the frames lie, for the message.
+    """
+    place, remedy = f"{folder or 'frames'} of video {video}", "Unpack the frames again, or leave the video out."
+    there = set(frames)
+    alone = sorted(stem for name in masks if name.lower().endswith(".png") and (stem := name[:-4]) not in there)
+    if alone:
+        more = f" and {len(alone) - 1} more" if len(alone) > 1 else ""
+        yield Problem(place, f"no frame {alone[0]}{more}, of which there is a mask", remedy, blocks_of(split))
+        return
+    numbers = [int(stem) for stem in frames if stem.isdecimal()]
+    steps = [after - before for before, after in pairwise(numbers)]
+    usual = Counter(steps).most_common(1)[0][0] if len(numbers) == len(frames) and len(steps) > 2 else 0
+    if usual > 0 and any(step > usual and step % usual == 0 for step in steps):
+        width = len(frames[0])
+        gone = [n for a, b in pairwise(numbers) for n in range(a + usual, b, usual)]
+        more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
+        yield Problem(
+            place, f"frame {gone[0]:0{width}d}{more} missing between its neighbours", remedy, blocks_of(split)
+        )
 
 
 def needed_tree(root: Path, relative: str, split: str, what: str = "the frames") -> FileTree:

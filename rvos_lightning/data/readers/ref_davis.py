@@ -5,6 +5,7 @@ Read from the original download (text files beside the DAVIS tree), or from the 
 
 from collections import defaultdict
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from rvos_lightning.data.reader import Count, DataError, Item, Video
 from rvos_lightning.data.readers.annotation_files import require
 from rvos_lightning.data.readers.expressions import Entry, read_expressions, table
 from rvos_lightning.data.readers.file_reader import FileReader
-from rvos_lightning.data.readers.layout import needed_file, needed_tree
+from rvos_lightning.data.readers.layout import frame_problems, needed_file, needed_tree
 from rvos_lightning.data.sources.file_tree import FileTree
 from rvos_lightning.data.sources.image_files import ImageFrames
 from rvos_lightning.data.sources.png_masks import IdMaps, OtherSize
@@ -70,6 +71,8 @@ class RefDAVISReader(FileReader):
             names = _video_names(davis, split)
             files = [_text_file(root, name, split) for name, _ in TEXTS]
             videos, items = _original(names, files, frames)
+            lost = (frame_problems(v.id, v.frames, masks.names(v.id), split, str(frames.place)) for v in videos)
+            refuse_if(chain.from_iterable(lost))
         super().__init__(
             "ref_davis", split, videos, items, ImageFrames(frames), IdMaps(masks, "all", other_size), files
         )

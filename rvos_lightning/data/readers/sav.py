@@ -1,6 +1,7 @@
 """SA-V: masklets on every fourth frame of 24 fps video; JSON for train, PNG folders for val and test."""
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,12 +9,12 @@ import numpy as np
 
 from rvos_lightning.core.types import Facts
 from rvos_lightning.data.disk_data import DiskData
-from rvos_lightning.data.problems import Problem, Refused
+from rvos_lightning.data.problems import Problem, Refused, refuse_if
 from rvos_lightning.data.reader import Count, DataError, Item, Reader, Video
 from rvos_lightning.data.readers.annotation_files import read_json, require
 from rvos_lightning.data.readers.file_reader import FileReader, StoredMasks
-from rvos_lightning.data.readers.layout import missing, needed_file, needed_tree
-from rvos_lightning.data.sources.file_tree import open_tree
+from rvos_lightning.data.readers.layout import frame_problems, missing, needed_file, needed_tree
+from rvos_lightning.data.sources.file_tree import FileTree, open_tree
 from rvos_lightning.data.sources.image_files import FrameSource, ImageFrames
 from rvos_lightning.data.sources.mp4_frames import Mp4Frames
 from rvos_lightning.data.sources.png_masks import BinaryFolders
@@ -139,6 +140,8 @@ class SAVReader(FileReader):
         empty = [missing(frames.place / v.id, f"the frames of video {v.id}", split) for v in videos if not v.frames]
         if empty:
             raise Refused(empty)
+        lost = (frame_problems(v.id, v.frames, _stems(masks, v.id), split, str(frames.place)) for v in videos)
+        refuse_if(chain.from_iterable(lost))
         items = [
             Item(index, label, None, (label,), (), Facts(int(label) if label.isdecimal() else None))
             for index, video in enumerate(videos)
@@ -162,6 +165,11 @@ class SAVReader(FileReader):
             if odd:
                 what = f"mask {odd[0]}.png is not on a multiple of {STRIDE}"
                 yield Problem(f"{video.id}/{item.id}", what, "Numbers are video frames, not positions.", ("validate",))
+
+
+def _stems(masks: FileTree, video: str) -> set[str]:
+    """Names of the mask files of all objects of a video."""
+    return {name for label in masks.names(video) for name in masks.names(f"{video}/{label}")}
 
 
 def _below(root: Path, split: str) -> Path:

@@ -1,6 +1,7 @@
 """Readers of promptable sets laid out as folders of frames and palette masks; an item is an object of a video."""
 
 from collections.abc import Container, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Literal
 
 import numpy as np
@@ -8,10 +9,11 @@ import torch
 from jaxtyping import Bool
 
 from rvos_lightning.core.types import Facts
-from rvos_lightning.data.problems import Problem
+from rvos_lightning.data.problems import Problem, blocks_of, refuse_if
 from rvos_lightning.data.reader import DataError, Item, Video
 from rvos_lightning.data.readers.file_reader import FileReader, Masks
 from rvos_lightning.data.readers.label_index import LabelIndex
+from rvos_lightning.data.readers.layout import frame_problems
 from rvos_lightning.data.sources.file_tree import FileTree
 from rvos_lightning.data.sources.image_files import ImageFrames, Size
 from rvos_lightning.data.sources.png_masks import IdMaps, OtherSize
@@ -73,6 +75,8 @@ class VosReader(FileReader):
 
         `trained`: categories that occur in training, where a protocol keeps the others apart.
         """
+        lost = (frame_problems(v.id, v.frames, masks.names(v.id), split, str(frames.place)) for v in videos)
+        refuse_if(chain.from_iterable(lost))
         items = []
         for number, video in enumerate(videos):
             for label in index.labels(number) if labels is None else labels[number]:
@@ -81,6 +85,12 @@ class VosReader(FileReader):
                 seen = None if category is None or trained is None else category in trained
                 facts = Facts(label, category=category, seen=seen, frame=int(shown[0]) if len(shown) else None)
                 items.append(Item(number, str(label), None, (label,), (), facts))
+        if not items:
+            held = np.flatnonzero(np.unpackbits(index.bits, axis=1).any(0)).tolist()
+            what = f"no object in any mask; they hold the values {held[:8]}, of which 0 is background and 255 void"
+            refuse_if(
+                [Problem(str(masks.place), what, "Save object numbers 1, 2, ... in the masks.", blocks_of(split))]
+            )
         truth = IndexedMaps(masks, index, public, other_size)
         super().__init__(name, split, videos, items, ImageFrames(frames, suffix), truth, [])
 

@@ -61,7 +61,7 @@ class Source:
         """`videos` shots of a split of MovingShapes, from number `first` on."""
         counts = {f"{name}_clips": first + self.videos for name in ("train", "val", "test")}
         length = frames or self.frames
-        data = MovingShapes("medium", kinds, self.size, length, data_seed=self.seed, **counts)
+        data = MovingShapes("medium", kinds, size=self.size, clip_length=length, data_seed=self.seed, **counts)
         reader = data.reader(split)  # type: ignore[arg-type]
         for video in range(first, first + self.videos):
             everything = range(length)

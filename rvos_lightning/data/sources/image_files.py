@@ -3,6 +3,7 @@
 import io
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,8 +13,13 @@ from torch import Tensor
 from rvos_lightning.data.reader import DataError, Video
 from rvos_lightning.data.sources.file_tree import FileTree
 
+SCALED = {b"\x02": 85, b"\x04": 17}  # by bit depth, byte 24 of a PNG
+MOST_GREYS = 64  # more different values in one grey mask are no objects
 TORCHVISION_RGB = 3  # torchvision.io.ImageReadMode.RGB
 Size = tuple[int, int]
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 def decode_rgb(data: bytes, place: str) -> UInt8[Tensor, "3 height width"]:
@@ -46,22 +52,44 @@ def decode_ids(data: bytes, place: str) -> UInt8[np.ndarray, "height width"]:
     """Object numbers of a palette or grey PNG: the stored values, never the colours.
 
     Raises:
-        DataError: unreadable, or a colour image, whose values are no object numbers.
+        DataError: unreadable, no PNG, or one whose values are no object numbers (colours, soft edges, above 255).
     """
     from PIL import Image
 
     try:
         with Image.open(io.BytesIO(data)) as image:
-            if image.mode not in ("P", "L", "1"):
+            if image.format != "PNG" or image.mode not in ("P", "L", "1", "I;16", "I"):
+                raise DataError(f"{place}: {_no_numbers(image)}")
+            ids = np.asarray(image)
+            if image.mode == "L" and data[24:25] in SCALED:  # Pillow spreads 2 and 4 bits over 0 to 255
+                ids = ids // SCALED[data[24:25]]
+            if image.mode.startswith("I") and ids.max(initial=0) > 255:
                 raise DataError(
-                    f"{place}: a mask must be a palette or grey PNG whose values are object numbers; this one has mode "
-                    f"{image.mode}. It was converted to colours somewhere; take the original file."
+                    f"{place}: 16-bit values up to {int(ids.max())}; object numbers end at 255. Save it with 8 bits."
                 )
-            return np.asarray(image).astype(np.uint8, copy=False)
+            greys = np.count_nonzero(np.bincount(ids.ravel())) if image.mode == "L" else 0
+            if greys > MOST_GREYS:
+                raise DataError(
+                    f"{place}: {greys} different grey values, {int(ids.min())} to {int(ids.max())}: soft edges or a "
+                    "photograph, not object numbers. Threshold it, and save 0 and the object's number."
+                )
+            return ids.astype(np.uint8, copy=False)
     except (OSError, SyntaxError, ValueError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{place}: not a readable PNG ({error}). Unpack or download the file again.") from error
+
+
+def _no_numbers(image: "Image.Image") -> str:
+    """Why an image holds no object numbers."""
+    if image.format != "PNG":
+        return f"a {image.format} file; a mask must be a PNG, as its values are object numbers. Save it as PNG."
+    colours = image.convert("RGB").getcolors(64) or []
+    named = ", ".join(str(colour) for _, colour in sorted(colours, reverse=True)[:4]) or "more than 64"
+    return (
+        "a mask must be a palette or grey PNG whose values are object numbers; this one has mode "
+        f"{image.mode} with the colours {named}. Give each colour a number (0 background), or take the original file."
+    )
 
 
 def image_size(data: bytes, place: str) -> Size:

@@ -1,0 +1,100 @@
+"""What can be wrong with masks that somebody drew: names, kinds of files, sizes, and values that are no labels."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from rvos_lightning.data.problems import Problem
+from rvos_lightning.data.reader import DataError
+from rvos_lightning.data.sources.image_files import Size, decode_ids
+
+BLOCKS = ("train", "validate")
+SHOWN = 6
+MOST_STRANGERS = 2  # values that no expression means, in masks of which 255 is the object
+
+
+def mask_files(place: Path) -> dict[str, Path]:
+    """The mask of each frame by its stem: of a folder's PNG files (suffix in any case), or one PNG."""
+    files = [place] if place.is_file() else sorted(place.iterdir())
+    return {path.stem: path for path in files if path.suffix.lower() == ".png" and not path.name.startswith(".")}
+
+
+def mask_problems(
+    place: Path, frames: Sequence[str], size: Size, labels: Sequence[Sequence[int]], decoded: dict[Path, set[int]]
+) -> Iterator[Problem]:
+    """Everything that would leave masks unread, or empty, without a word.
+
+    Args:
+        place: folder of masks, or one mask.
+        frames: names of the video's frames.
+        size: (height, width) of the frames.
+        labels: those of every expression that points here.
+        decoded: values of masks looked at before; filled.
+    """
+    files = mask_files(place)
+    if not files:
+        others = sorted(path.name for path in place.iterdir()) if place.is_dir() else [place.name]
+        what = f"no PNG file in it; found {', '.join(others[:SHOWN]) or 'nothing'}"
+        yield Problem(str(place), what, "Save masks as PNG; JPEG changes values, so numbers are lost.", BLOCKS)
+        return
+    strangers = [stem for stem in files if stem not in set(frames)]
+    if strangers:
+        named = ", ".join(files[stem].name for stem in strangers[:SHOWN])
+        what = f"{len(strangers)} of {len(files)} masks are named after no frame: {named}"
+        yield Problem(str(place), what, _renaming(list(files), frames), BLOCKS)
+    with ThreadPoolExecutor() as pool:
+        looked = list(pool.map(lambda path: _look(path, size, decoded), files.values()))
+    problems = [each for each in looked if isinstance(each, Problem)]
+    yield from problems
+    found = sorted(set().union(*(each for each in looked if isinstance(each, set))))
+    soft = sorted(set(found) - {0} - {label for own in labels for label in own})
+    if len(soft) > MOST_STRANGERS and any(255 in own for own in labels):
+        what = f"grey values {_few(soft)} besides 0 and 255: soft edges, which belong to no label"
+        yield Problem(str(place), what, "Threshold the masks (value > 127) and save them again.", BLOCKS)
+    for own in labels if not problems and len(strangers) < len(files) else ():
+        lost = [label for label in own if label not in found]
+        if lost:
+            what = f"labels {lost} are in none of its {len(files)} masks, which hold the values {_few(found)}"
+            yield Problem(str(place), what, _relabelling(found), BLOCKS)
+
+
+def _look(path: Path, size: Size, decoded: dict[Path, set[int]]) -> set[int] | Problem:
+    try:
+        if path not in decoded:
+            ids = decode_ids(path.read_bytes(), str(path))
+            if ids.shape != tuple(size):
+                have, want = f"{ids.shape[1]}x{ids.shape[0]}", f"{size[1]}x{size[0]}"
+                return Problem(
+                    str(path), f"mask of {have} pixels on a frame of {want}", "save it at the frame's size.", BLOCKS
+                )
+            decoded[path] = set(np.flatnonzero(np.bincount(ids.ravel(), minlength=256)).tolist())
+        return decoded[path]
+    except (DataError, OSError) as error:
+        return Problem(str(path), str(error).removeprefix(f"{path}: "), "", BLOCKS)
+
+
+def _renaming(stems: Sequence[str], frames: Sequence[str]) -> str:
+    """How to name masks, judged by what their names have in common with the frames'."""
+    span = f"{frames[0]}.png to {frames[-1]}.png" if len(frames) > 1 else f"{frames[0]}.png"
+    numbers = [int(stem) for stem in stems if stem.isdecimal()]
+    if frames[0].isdecimal() and len(numbers) == len(stems):
+        if min(numbers) == int(frames[0]) + 1 and max(numbers) == int(frames[-1]) + 1:
+            return f"They are numbered from {min(numbers)}, the frames from {int(frames[0])}: rename them to {span}."
+        if set(numbers) <= {int(frame) for frame in frames}:
+            return f"Their numbers have other leading zeros than the frames': rename them to {span}."
+    return f"A mask bears its frame's name: {span}."
+
+
+def _relabelling(found: Sequence[int]) -> str:
+    inside = [value for value in found if value]
+    if not inside:
+        return "All masks are empty: draw them, or give `labels: []` where the expression means nothing."
+    return (
+        f"Set `labels` to the values that are meant (e.g. [{inside[-1]}]), or save masks with object numbers 1, 2, ..."
+    )
+
+
+def _few(values: Sequence[int]) -> str:
+    return ", ".join(map(str, values[:SHOWN])) + (f", ... ({len(values)} values)" if len(values) > SHOWN else "")
