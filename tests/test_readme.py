@@ -78,3 +78,17 @@ def run_other(words, folder):
     command = [python(), "-m", "rvos_lightning", *words]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_python_block_runs(trained, tmp_path, monkeypatch, capsys):
+    from rvos_lightning.run.cli import main
+
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    assert len(block.splitlines()) <= 15
+    made = tmp_path / "shapes_as_mevis"
+    main(["sample", "--layout", "mevis", "--out", str(made), "--videos", "2"])
+    code = block.replace("runs/samwise/fit/0", str(trained("samwise").parents[1]))
+    code = code.replace("shapes_as_mevis", str(made)).replace("tests/data", str(ROOT / "tests" / "data"))
+    exec(compile(code, "README.md", "exec"), {})
+    assert "JF(j=" in capsys.readouterr().out
