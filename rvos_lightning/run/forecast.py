@@ -1,15 +1,14 @@
 """Will it fit, and how long will it take?
 
-    rvos forecast -c configs/paper/samwise_mevis.yaml \\
-        --model.weights null
+    rvos forecast -c configs/paper/samwise_mevis.yaml [--gpu H100 4090] [--gpus 1 8 64]
 
-prints GB per GPU under each strategy and steps per hour on A100s, from the bytes and FLOPs of one training step:
-counted at full size without memory (meta device) where the network allows, else at small sizes on this CPU, and scaled.
+prints GB per GPU under each strategy and steps an hour, from the bytes, FLOPs and kernels of one training step, counted
+at full size on the meta device: no data, no weights, no memory.
 """
 
 import argparse
-import sys
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,26 +17,36 @@ from torch import Tensor, nn
 
 from rvos_lightning.core.seams import find_chooser
 from rvos_lightning.core.types import Batch
-from rvos_lightning.run.forecast_memory import Cost, State, bytes_of, extrapolate, measure, per_gpu, state_of
+from rvos_lightning.run.forecast_memory import Cost, State, bytes_of, measure, per_gpu, state_of
+from rvos_lightning.run.forecast_speed import ASSUMED, EFFICIENCY, GPUS, Conditions, seconds, too_small
 
-CARDS = {"A100 40 GB": 40e9, "A100 80 GB": 80e9}
 FILES = ("weights", "tokenizer", "pretrained")
-SPEED = {"32": 156e12, "bf16": 312e12}  # data sheet of the A100: TF32 and bfloat16 tensor cores, FLOP/s
+KEPT = ("batch_size", "items_per_video", "repeat_items", "clip_length", "size", "context_frames", "simulate_user")
+DRAWN = 256  # pixels at which shapes are drawn before they are enlarged
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Forecast memory and speed of a configuration; everything after the options goes to the usual parser."""
-    parser = argparse.ArgumentParser(prog="rvos forecast", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="rvos forecast", description=main.__doc__, allow_abbrev=False)
     parser.add_argument("--gpus", type=int, nargs="+", default=[1, 8, 64], help="numbers of GPUs to show")
+    parser.add_argument("--gpu", nargs="+", choices=list(GPUS), default=["A100"], help="kinds of GPU to show")
     parser.add_argument(
-        "--efficiency", type=float, default=0.35, help="assumed share of the peak FLOP/s that is reached"
+        "--efficiency", type=float, help="share of the peak FLOP/s that is reached; default 0.35 in bf16, 0.6 in 32 bit"
     )
-    parser.add_argument("--on", choices=["auto", "meta", "cpu"], default="auto", help="where to count one step")
+    parser.add_argument(
+        "--network", type=float, default=20.0, help="GB/s from one GPU to another node (20: 200 Gbit/s each)"
+    )
     options, rest = parser.parse_known_args(args)
     plan = Plan(rest)
-    cost, how = plan.cost(options.on)
-    print(table(plan, cost, options.gpus, options.efficiency))
-    print(f"counted {how}; speed assumes {options.efficiency:.0%} of the A100's peak")
+    if not plan.trains:
+        print("this recipe has no objectives: nothing is trained, it is for validate, test and predict")
+        return
+    efficiency = options.efficiency or EFFICIENCY[plan.precision]
+    given = Conditions(plan.precision, efficiency, options.network * 1e9)
+    for line in report(plan, *plan.count(), options.gpus, options.gpu, given):
+        print(line)
+    print(f"{efficiency:.0%} of the peak FLOP/s and {options.network:g} GB/s between nodes, {ASSUMED}")
+    print("not in it: reading and decoding data, validation")
 
 
 class Plan:
@@ -50,12 +59,14 @@ class Plan:
     def __init__(self, words: Sequence[str]):
         from rvos_lightning.run.config import open_config
 
-        self.cli = open_config([*words, "--data", "rvos_lightning.data.MovingShapes"])  # what else fits is kept
+        data = open_config(words).config.data
+        self.cli = open_config([*words, "--data", "rvos_lightning.data.MovingShapes", *stand_in(data)])
         config = self.cli.config
         data = config.data.init_args
         self.size = data.size if isinstance(data.size, int) else max(data.size)
         self.length, self.batch = data.clip_length, data.batch_size
-        self.low_precision = str(config.trainer.precision or "").startswith("bf16")
+        self.precision = "bf16" if str(config.trainer.precision or "").startswith("bf16") else "32"
+        self.trains = any(objective is not None for objective in (config.objectives or {}).values())
 
     def build(self, device: str, **drawing: Any) -> Any:
         """Module, losses and data module as the configuration says, but with random weights.
@@ -74,58 +85,51 @@ class Plan:
         with torch.device(device):
             return self.cli.parser.instantiate_classes(config)
 
-    def step(self, device: str, batch: int, length: int, size: int) -> Cost:
-        """Count one training step."""
-        drawing = {"size": min(size, 256), "clip_length": length, "video_length": 2 * length, "workers": 0}
-        made = self.build(device, **drawing, batch_size=batch, train_clips=batch)
-        drawn = enlarged(next(iter(made.data.train_dataloader())), size).to(device)
+    def count(self, device: str = "meta") -> tuple[State, Cost]:
+        """What stays from step to step, and one training step."""
+        drawing = {"size": min(self.size, DRAWN), "video_length": 2 * self.length, "workers": 0}
+        made = self.build(device, **drawing, train_clips=self.batch)
+        drawn = enlarged(next(iter(made.data.train_dataloader())), self.size).to(device)
         network = made.model.train().network
         objectives = [objective for objective in made.objectives.values() if objective is not None]
         chooser = find_chooser(network, objectives)
         asked = {} if chooser is None else {"choose": chooser.bound(drawn)}
 
         def loss() -> Tensor:
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.low_precision and device == "cpu"):
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16" and device == "cpu"):
                 prediction = network(drawn.clip, **asked)
             terms = [term for objective in objectives for term in objective.terms(drawn, prediction).values()]
             return torch.stack([term.float() for term in terms]).sum()
 
-        return measure(network, loss, tensors_in(drawn))
+        cost = measure(network, loss, tensors_in(drawn))
+        # On meta nothing is cast: activations would halve, but losses and norms stay in 32 bit.
+        half = 0.55 if self.precision == "bf16" and device == "meta" else 1.0
+        return self.state(made.model), replace(cost, activations=cost.activations * half)
 
-    def cost(self, where: str) -> tuple[Cost, str]:
-        """One step at the configured size: directly on meta, or scaled from three small runs on the CPU."""
-        if where != "cpu":
-            try:
-                cost = self.step("meta", self.batch, self.length, self.size)
-            except (RuntimeError, NotImplementedError, ValueError) as error:  # some operations need real numbers
-                if where == "meta":
-                    raise
-                print(
-                    f"not countable without data ({str(error).splitlines()[0][:100]}); running small sizes",
-                    file=sys.stderr,
-                )
-            else:
-                half = 0.55 if self.low_precision else 1.0  # activations halve, losses and norms stay in 32 bit
-                return replace(cost, activations=cost.activations * half), "on meta"
-        small = max(32, self.size // 4 // 32 * 32)
-        runs = [(1, 2, small), (1, 4, small), (1, 2, 2 * small)]
-        costs = [self.step("cpu", *run) for run in runs]
-        sizes = [(batch * length, size * size) for batch, length, size in runs]
-        return extrapolate(
-            sizes, costs, (self.batch * self.length, self.size**2)
-        ), "at small sizes on the CPU, and scaled"
-
-    def state(self) -> State:
+    def state(self, module: Any) -> State:
         """What stays from step to step."""
         from rvos_lightning.core.optim import param_groups
-        from rvos_lightning.run.sharding import blocks
+        from rvos_lightning.run.sharding.whole import blocks
 
-        module = self.build("meta").model
-        param_groups(
-            module.network, module.lr_scale, module.no_decay, module.layer_decay
-        )  # the same errors as training
+        param_groups(module.network, module.lr_scale, module.no_decay, module.layer_decay)  # the errors of training
         units = [sum(map(bytes_of, block.parameters())) for _, block in blocks(module.network, module.shard_above)]
         return state_of(module.network, module.optimizer, units)
+
+
+def stand_in(data: Any) -> list[str]:
+    """Flags that give MovingShapes the sizes of a mixture's most costly source; other data keep their own."""
+    given = data.init_args
+    if "sources" not in given:
+        return []
+    sources = [source.init_args for source in given.sources.values()]
+    costly = max(sources, key=lambda source: source.clip_length * (source.batch_size or 1))
+    own = {key: given.get(key) if key in given else costly.get(key) for key in KEPT}
+    return [word for key, value in own.items() if value is not None for word in (f"--data.{key}", said(value))]
+
+
+def said(value: Any) -> str:
+    """A parsed value as one would type it."""
+    return json.dumps(value.as_dict() if hasattr(value, "as_dict") else value)
 
 
 def enlarged(batch: Batch, size: int) -> Batch:
@@ -150,22 +154,29 @@ def tensors_in(value: Any) -> list[Tensor]:
     return [t for inner in vars(value).values() for t in tensors_in(inner)] if hasattr(value, "__dict__") else []
 
 
-def table(plan: Plan, cost: Cost, gpus: Sequence[int], efficiency: float) -> str:
-    """Markdown: a row per strategy and number of GPUs."""
-    state, precision = plan.state(), "bf16-mixed" if plan.low_precision else "32 bit"
-    lines = [
-        f"batch {plan.batch} a GPU, {plan.length} frames, {plan.size} px, {precision}",
+def report(
+    plan: Plan, state: State, cost: Cost, counts: Sequence[int], kinds: Sequence[str], given: Conditions
+) -> Iterator[str]:
+    """Markdown: what was counted, then a table for each kind of GPU, a row per strategy and number of them."""
+    precision = {"32": "32 bit"}.get(plan.precision, plan.precision)
+    yield f"batch {plan.batch} a GPU, {plan.length} frames, {plan.size} px, {precision}"
+    yield (
         f"parameters {state.parameters / 1e9:.2f} GB, gradients {state.trainable / 1e9:.2f}, optimizer "
-        f"{state.optimizer / 1e9:.2f}, activations {cost.activations / 1e9:.2f}, {cost.flops / 1e12:.2f} TFLOP a step",
-        "",
-        "| strategy | GPUs | GB a GPU | " + " | ".join(CARDS) + " | steps/h | clips/h |",
-        "|" + " --- |" * (5 + len(CARDS)),
-    ]
-    steps = 3600 * SPEED["bf16" if plan.low_precision else "32"] * efficiency / max(cost.flops, 1.0)
-    for count in gpus:
-        for name, size in per_gpu(state, cost, count).items():
-            if (name == "one process") == (count == 1):
-                fits = " | ".join("fits" if size < 0.92 * card else "no" for card in CARDS.values())
-                speed = f"{steps:,.0f} | {steps * plan.batch * count:,.0f}"
-                lines.append(f"| {name} | {count} | {size / 1e9:.2f} | {fits} | {speed} |")
-    return "\n".join(lines)
+        f"{state.optimizer / 1e9:.2f}, activations {cost.activations / 1e9:.2f}, {cost.flops / 1e12:.2f} TFLOP and "
+        f"{cost.kernels:,} kernels a step"
+    )
+    for kind in kinds:
+        gpu = GPUS[kind]
+        yield ""
+        yield f"| {kind} | strategy | GB a GPU | fits {gpu.memory / 1e9:.0f} GB | steps/h | clips/h |"
+        yield "|" + " --- |" * 6
+        for count in counts:
+            for name, size in per_gpu(state, cost, count).items():
+                if (name == "one process") != (count == 1):
+                    continue
+                fits = size < 0.92 * gpu.memory
+                steps = 3600 / seconds(name, state, cost, count, gpu, given)
+                speed = f"{steps:,.0f} | {steps * plan.batch * count:,.0f}" if fits and not too_small(cost) else "- | -"
+                yield f"| {count} | {name} | {size / 1e9:.2f} | {'yes' if fits else 'no'} | {speed} |"
+    if too_small(cost):
+        yield "too small to forecast speed: reading data, launching kernels and the rest of Python decide it"

@@ -1,17 +1,18 @@
-"""Bytes and FLOPs of one training step, counted on the CPU at small sizes or on the meta device at any size."""
+"""Bytes, FLOPs and kernels of one training step, counted on the meta device at any size, or on the CPU."""
 
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 # PyTorch's guide "Extending PyTorch" names this import for modes below autograd; there is no other path to it.
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
+
+from rvos_lightning.run.pretend import Pretend
 
 
 @dataclass
@@ -21,10 +22,12 @@ class Cost:
     Attributes:
         activations: bytes at the worst moment beside parameters, gradients and optimizer.
         flops: forward and backward.
+        kernels: operations that a GPU has to be told one by one, forward and backward.
     """
 
     activations: float
     flops: float
+    kernels: int = 0
 
 
 class Meter(TorchDispatchMode):
@@ -36,12 +39,13 @@ class Meter(TorchDispatchMode):
 
     def __init__(self, known: Iterable[Tensor]):
         super().__init__()
-        self.live = self.gradients = self.activations = 0
+        self.live = self.gradients = self.activations = self.kernels = 0
         self._storages = {id(tensor.untyped_storage()) for tensor in known}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operation, then look at what it made."""
         result = func(*args, **(kwargs or {}))
+        self.kernels += not func.is_view
         for value in result if isinstance(result, tuple | list) else (result,):
             if isinstance(value, Tensor):
                 self._see(value.untyped_storage())
@@ -78,33 +82,12 @@ def measure(network: nn.Module, loss: Callable[[], Tensor], batch: Sequence[Tens
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
     hooks = [parameter.register_post_accumulate_grad_hook(meter.gradient) for parameter in trainable]
     counter = FlopCounterMode(display=False)
-    with counter, meter:
+    with counter, meter, Pretend():
         loss().backward()
     for hook in hooks:
         hook.remove()
     network.zero_grad(set_to_none=True)
-    return Cost(meter.activations, counter.get_total_flops())
-
-
-def extrapolate(sizes: Sequence[tuple[int, int]], costs: Sequence[Cost], target: tuple[int, int]) -> Cost:
-    """Fit cost = a + b * frames + c * frames * pixels to small runs and evaluate it at the target.
-
-    Args:
-        sizes: (frames in the batch, pixels of a frame) of each run; at least two of both.
-        costs: what was measured.
-        target: where to evaluate.
-    """
-
-    def row(frames: int, pixels: int) -> list[float]:
-        return [1.0, frames, frames * pixels]
-
-    def at_target(values: list[float]) -> float:
-        scale = np.array(row(*target))  # weigh the columns alike
-        solution = np.linalg.lstsq(np.array([row(*size) for size in sizes]) / scale, np.array(values), rcond=None)[0]
-        smaller = [v for (f, p), v in zip(sizes, values, strict=True) if f <= target[0] and p <= target[1]]
-        return float(max(solution.sum(), *smaller, 0.0))
-
-    return Cost(*(at_target([getattr(cost, name) for cost in costs]) for name in Cost.__dataclass_fields__))
+    return Cost(meter.activations, counter.get_total_flops(), meter.kernels)
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """Answers for code that looks at numbers, where there are none: the meta device knows shapes only."""
 
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -7,7 +8,6 @@ from torch import Tensor
 
 # PyTorch's guide "Extending PyTorch" names this import for modes below autograd; there is no other path to it.
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map
 
 aten = torch.ops.aten
 LIMIT = 10**6  # integers followed in one tensor
@@ -28,24 +28,22 @@ class Pretend(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Answer, or run the operation."""
         kwargs = kwargs or {}
-        inputs = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, Tensor)]
-        on_meta = any(value.is_meta for value in inputs) or torch.device(kwargs.get("device") or "cpu").type == "meta"
-        if not on_meta:
+        inputs = list(tensors(args)) + list(tensors(kwargs.values()))
+        device = torch.device(kwargs["device"]).type if kwargs.get("device") is not None else None
+        if not (device == "meta" or any(value.is_meta for value in inputs)):
             return func(*args, **kwargs)
-        followed = all(numbers_of(value) is not None for value in inputs)
-        real = on_cpu(func, args, kwargs) if followed else None
-        if followed and torch.device(kwargs.get("device") or "meta").type != "meta":
+        if not all(numbers_of(value) is not None for value in inputs):
+            result = plausible(func, args) if func in ASKING else self._without(func, args, kwargs)
+            if func.is_view is False and result is (args[0] if args else None):  # changed in place
+                result.numbers = None
+            return result
+        real = func(*nested(numbers_of, args), **on_cpu(kwargs))
+        if device not in (None, "meta"):
             return real
-        if func in ASKING:
-            result = tree_map(without_numbers, real) if followed else plausible(func, args)
-        else:
-            result = self._without(func, args, kwargs)
-        for made, known in zip(
-            tree_flatten(result)[0], tree_flatten(real)[0] if followed else [None] * 9, strict=False
-        ):
-            if isinstance(made, Tensor) and made.is_meta:
-                fits = isinstance(known, Tensor) and known.shape == made.shape and known.numel() <= LIMIT
-                made.numbers = known if fits and not made.is_floating_point() else None  # type: ignore[attr-defined]
+        result = nested(without_numbers, real) if func in ASKING else self._without(func, args, kwargs)
+        for made, known in zip(tensors([result]), tensors([real]), strict=True):
+            if made.is_meta and not made.is_floating_point() and known.shape == made.shape and known.numel() <= LIMIT:
+                made.numbers = known  # type: ignore[attr-defined]
         return result
 
     @staticmethod
@@ -69,10 +67,24 @@ def numbers_of(value: Any) -> Any:
     return getattr(value, "numbers", None) if value.is_meta else value
 
 
-def on_cpu(func: Any, args: Any, kwargs: Any) -> Any:
-    """The operation on followed numbers."""
+def on_cpu(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments by name for the operation on followed numbers."""
     device = {"device": torch.device("cpu")} if "device" in kwargs else {}
-    return func(*tree_map(numbers_of, args), **{**tree_map(numbers_of, kwargs), **device})
+    return {**{name: nested(numbers_of, value) for name, value in kwargs.items()}, **device}
+
+
+def nested(change: Callable[[Any], Any], value: Any) -> Any:
+    """`change` applied to whatever nested lists and tuples hold."""
+    return type(value)(nested(change, one) for one in value) if type(value) in (list, tuple) else change(value)
+
+
+def tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    """Tensors in nested lists and tuples."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from tensors(value)
 
 
 def without_numbers(value: Any) -> Any:
