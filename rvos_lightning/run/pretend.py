@@ -14,6 +14,7 @@ LIMIT = 10**6  # integers followed in one tensor
 ASKING = {  # operations whose result's shape, or whole result, is made of numbers
     aten._local_scalar_dense.default, aten.equal.default, aten.nonzero.default, aten.masked_select.default,
     aten._unique2.default, aten.unique_dim.default, aten.unique_consecutive.default, aten.repeat_interleave.Tensor,
+    aten.bincount.default,
 }  # fmt: skip
 
 
@@ -33,7 +34,7 @@ class Pretend(TorchDispatchMode):
         if not (device == "meta" or any(value.is_meta for value in inputs)):
             return func(*args, **kwargs)
         if not all(numbers_of(value) is not None for value in inputs):
-            result = plausible(func, args) if func in ASKING else self._without(func, args, kwargs)
+            result = plausible(func, args, kwargs) if func in ASKING else self._without(func, args, kwargs)
             if func.is_view is False and result is (args[0] if args else None):  # changed in place
                 result.numbers = None
             return result
@@ -92,7 +93,7 @@ def without_numbers(value: Any) -> Any:
     return torch.empty_like(value, device="meta") if isinstance(value, Tensor) else value
 
 
-def plausible(func: Any, args: Any) -> Any:
+def plausible(func: Any, args: Any, kwargs: Any) -> Any:
     """What an operation could have answered."""
     first = args[0]
     if func is aten._local_scalar_dense.default:
@@ -105,6 +106,9 @@ def plausible(func: Any, args: Any) -> Any:
         return first.new_empty(torch.broadcast_shapes(first.shape, args[1].shape).numel())
     if func is aten.repeat_interleave.Tensor:
         return torch.empty_like(first)
+    if func is aten.bincount.default:
+        weights, least = [*args[1:], None, 0][:2] if len(args) < 3 else args[1:]
+        return (first if weights is None else weights).new_empty(max(1, kwargs.get("minlength", least)))
     ids = first.new_empty(first.numel(), dtype=torch.int64)
     return first.new_empty(first.numel()), ids, ids
 
