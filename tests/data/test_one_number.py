@@ -108,3 +108,71 @@ def test_validate_and_score_agree(name, tmp_path, monkeypatch):
     for key, value in again.items():
         assert value == pytest.approx(validated[key], abs=1e-6) or math.isnan(value) and math.isnan(validated[key])
     assert metric.main_score in again and any(0 < value < 1 for value in again.values())
+
+
+class Headed(Boxes):
+    """Also says by a head of its own that nothing is meant, and ranks two masks of which the second is whole."""
+
+    def forward(self, clip, state=None):
+        prediction = super().forward(clip, state)
+        prediction.no_target_logits = torch.tensor([1.0 if meta.no_target else -1.0 for meta in clip.meta])
+        prediction.proposal_logits = torch.stack([prediction.mask_logits, torch.ones_like(prediction.mask_logits)], 2)
+        prediction.scores = torch.tensor([0.2, 0.9]).expand(len(clip), clip.time, 2)
+        return prediction
+
+
+def scores_of(network, module):
+    trainer = Trainer(
+        logger=False, enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
+        accelerator="cpu",
+    )  # fmt: skip
+    task = RVOSModule(network)
+    trainer.validate(task, module, verbose=False)
+    said = "; ".join(metric.said for metric in task.metrics.values())
+    return {key.removeprefix("val/"): float(value) for key, value in trainer.callback_metrics.items()}, said
+
+
+def test_a_networks_own_no_target_decision_reaches_the_metric(tmp_path):
+    module = module_of("GRefCOCO", tmp_path)
+    scores, said = scores_of(Headed(), module)
+    assert scores["n_acc"] == scores["t_acc"] == 1.0 and said.endswith("by the network's no-target head")
+    scores, said = scores_of(Boxes(), module)
+    assert scores["n_acc"] < 1.0 and said.endswith("by empty masks")
+
+
+def test_ranked_proposals_reach_the_metric(tmp_path):
+    module = module_of("A2DSentences", tmp_path)
+    whole, _ = scores_of(Headed(), module)
+    single, _ = scores_of(Boxes(), module)
+    reader = module.read("val")
+    truths = [reader.read_masks(i, range(len(reader.videos[item.video].frames))) for i, item in enumerate(reader.items)]
+    shares = [float(masks[annotated].float().mean()) for masks, annotated in truths]
+    assert whole["m_iou"] == pytest.approx(sum(shares) / len(shares), abs=1e-5) != single["m_iou"]
+
+
+@pytest.mark.parametrize("other", ["ClipWithMasks", "RefCOCO"])
+def test_sources_of_a_mixture_keep_their_protocols(tmp_path, other, monkeypatch):
+    monkeypatch.chdir(data.__path__[0] + "/../..")
+    sources = {"shapes": data.MovingShapes(size=32, val_clips=2), "other": module_of(other, tmp_path)}
+    scores, _ = scores_of(Boxes(), data.Mixture(sources))
+    if other == "RefCOCO":
+        assert {"j_and_f/moving_shapes", "o_iou/refcoco_unc"} <= scores.keys()
+        alone, _ = scores_of(Boxes(), sources["other"])
+        assert scores["o_iou/refcoco_unc"] == alone["o_iou"]
+    else:
+        assert "j_and_f" in scores and not any(key.startswith("j_and_f/clip") for key in scores)
+
+
+def test_nothing_annotated_is_no_score(tmp_path):
+    root = promptable.youtube_vos(tmp_path, make_scene())
+    module = data.YouTubeVOS(root, size=32, val_split="valid", simulate_user=data.SimulatedUser())
+    with pytest.raises(ValueError, match="no frame of this split is annotated"):
+        scores_of(Boxes(), module)
+
+
+def test_empty_truth_is_said(tmp_path):
+    module = module_of("GRefCOCO", tmp_path)
+    reader = module.read("val")
+    reader.items = [item for item in reader.items if item.no_target]
+    _, said = scores_of(Boxes(), module)
+    assert "THE TRUTH IS EMPTY" in said
