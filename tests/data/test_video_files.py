@@ -38,10 +38,10 @@ def test_windows_of_a_film_decode_every_frame_once(film: tuple[Path, torch.Tenso
     path, frames = film
     footage = VideoFootage(path)
     assert len(footage.frames) == 30 and footage.size == (64, 64) and footage.rate == 12.5
-    before = footage.decoded
+    before = footage.film.decoded
     got = torch.cat([footage.read(range(start, min(start + 7, 30))) for start in range(0, 30, 7)])
     assert (got.float() - frames.float()).abs().mean() < 4
-    assert footage.decoded - before <= 30
+    assert footage.film.decoded - before <= 30
     assert torch.equal(footage.read([5, 2, 5]), got[[5, 2, 5]])
 
 

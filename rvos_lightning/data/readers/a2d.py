@@ -20,8 +20,8 @@ from rvos_lightning.data.readers.annotation_files import read_json, safe_path
 from rvos_lightning.data.readers.file_reader import FileReader, Masks, MaskSource, misfit
 from rvos_lightning.data.readers.layout import missing, needed_file, needed_tree
 from rvos_lightning.data.sources.file_tree import FileTree, open_tree
+from rvos_lightning.data.sources.film import FilmFrames
 from rvos_lightning.data.sources.image_files import FrameSource, ImageFrames, Size
-from rvos_lightning.data.sources.mp4_frames import Mp4Frames
 from rvos_lightning.data.sources.rle_store import cache_path
 from rvos_lightning.metrics.images import A2D
 
@@ -192,7 +192,7 @@ def _frames(root: Path, split: str) -> FrameSource:
     clips = next((root / name for name in ("Release/clips320H", "clips320H") if (root / name).is_dir()), None)
     if clips is None:
         raise Refused([missing(root / "Release" / "clips320H", "the mp4 files (or JPEGImages made from them)", split)])
-    return Mp4Frames(clips, first=1)
+    return FilmFrames(clips, first=1)
 
 
 class A2DSentences(DiskData):

@@ -60,7 +60,7 @@ class ClipWithMasksReader(Reader):
             raise DataError(f"{root / FILE}: no expression has `masks`, so there is nothing to train or score on")
 
     def _add(self, name: str, entry: dict[str, Any], wanted: Sequence[dict[str, Any]]) -> None:
-        footage = open_footage(_inside(self.root, entry["path"], f"{name}.path"))
+        footage = open_footage(_inside(self.root, entry["path"], f"{name}.path"), upright=False)
         if len(footage) != 1:
             raise DataError(f"{self.root / FILE}: {name}.path is a folder of {len(footage)} videos; name one of them")
         self.footage += footage

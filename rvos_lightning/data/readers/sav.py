@@ -15,8 +15,8 @@ from rvos_lightning.data.readers.annotation_files import read_json, require
 from rvos_lightning.data.readers.file_reader import FileReader, StoredMasks
 from rvos_lightning.data.readers.layout import frame_problems, missing, needed_file, needed_tree
 from rvos_lightning.data.sources.file_tree import FileTree, open_tree
+from rvos_lightning.data.sources.film import FilmFrames
 from rvos_lightning.data.sources.image_files import FrameSource, ImageFrames
-from rvos_lightning.data.sources.mp4_frames import Mp4Frames
 from rvos_lightning.data.sources.png_masks import BinaryFolders
 from rvos_lightning.data.sources.rle_store import RleStore, Track, stored
 from rvos_lightning.metrics.layouts import LAYOUTS
@@ -103,12 +103,12 @@ def _frames(root: Path, annotations: list[Path], kind: str) -> FrameSource:
         return ImageFrames(tree)
     folders = {path.parent for path in annotations}
     if len(folders) == 1:
-        return Mp4Frames(folders.pop())
+        return FilmFrames(folders.pop())
     places = {path.name.removesuffix(f"_{kind}.json"): path.parent.relative_to(root).as_posix() for path in annotations}
-    return _ScatteredMp4(root, places)
+    return _ScatteredFilms(root, places)
 
 
-class _ScatteredMp4(Mp4Frames):
+class _ScatteredFilms(FilmFrames):
     """Video files spread over sub-folders, as the archives unpack (sav_000/, sav_001/, ...)."""
 
     def __init__(self, place: Path, folders: dict[str, str]) -> None:

@@ -1,6 +1,5 @@
 """Frames as JPEG or PNG files, and masks as palette or grey PNG files, in a folder or a zip."""
 
-import io
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from rvos_lightning.data.limits import no_picture, open_picture
 from rvos_lightning.data.reader import DataError, Video
 from rvos_lightning.data.sources.file_tree import FileTree
 
@@ -32,7 +32,8 @@ def decode_rgb(data: bytes, place: str) -> UInt8[Tensor, "3 height width"]:
     Raises:
         DataError: not a readable image; names the place.
     """
-    buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
+    with open_picture(data, place):  # the header says how much memory the picture will take
+        buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8)
     if data[:2] == b"\xff\xd8":
         try:
             import torchvision  # noqa: F401  registers the operator
@@ -42,9 +43,12 @@ def decode_rgb(data: bytes, place: str) -> UInt8[Tensor, "3 height width"]:
             pass
     import cv2
 
-    picture = cv2.imdecode(buffer.numpy(), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if data else None
+    try:
+        picture = cv2.imdecode(buffer.numpy(), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:
+        picture = None
     if picture is None:
-        raise DataError(f"{place}: not a readable image ({len(data)} bytes). Unpack or download the file again.")
+        raise DataError(f"{place}: {no_picture(data, None)}")
     return torch.from_numpy(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)).permute(2, 0, 1).contiguous()
 
 
@@ -54,30 +58,23 @@ def decode_ids(data: bytes, place: str) -> UInt8[np.ndarray, "height width"]:
     Raises:
         DataError: unreadable, no PNG, or one whose values are no object numbers (colours, soft edges, above 255).
     """
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            if image.format != "PNG" or image.mode not in ("P", "L", "1", "I;16", "I"):
-                raise DataError(f"{place}: {_no_numbers(image)}")
-            ids = np.asarray(image)
-            if image.mode == "L" and data[24:25] in SCALED:  # Pillow spreads 2 and 4 bits over 0 to 255
-                ids = ids // SCALED[data[24:25]]
-            if image.mode.startswith("I") and ids.max(initial=0) > 255:
-                raise DataError(
-                    f"{place}: 16-bit values up to {int(ids.max())}; object numbers end at 255. Save it with 8 bits."
-                )
-            greys = np.count_nonzero(np.bincount(ids.ravel())) if image.mode == "L" else 0
-            if greys > MOST_GREYS:
-                raise DataError(
-                    f"{place}: {greys} different grey values, {int(ids.min())} to {int(ids.max())}: soft edges or a "
-                    "photograph, not object numbers. Threshold it, and save 0 and the object's number."
-                )
-            return ids.astype(np.uint8, copy=False)
-    except (OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{place}: not a readable PNG ({error}). Unpack or download the file again.") from error
+    with open_picture(data, place) as image:
+        if image.format != "PNG" or image.mode not in ("P", "L", "1", "I;16", "I"):
+            raise DataError(f"{place}: {_no_numbers(image)}")
+        ids = np.asarray(image)
+        if image.mode == "L" and data[24:25] in SCALED:  # Pillow spreads 2 and 4 bits over 0 to 255
+            ids = ids // SCALED[data[24:25]]
+        if image.mode.startswith("I") and ids.max(initial=0) > 255:
+            raise DataError(
+                f"{place}: 16-bit values up to {int(ids.max())}; object numbers end at 255. Save it with 8 bits."
+            )
+        greys = np.count_nonzero(np.bincount(ids.ravel())) if image.mode == "L" else 0
+        if greys > MOST_GREYS:
+            raise DataError(
+                f"{place}: {greys} different grey values, {int(ids.min())} to {int(ids.max())}: soft edges or a "
+                "photograph, not object numbers. Threshold it, and save 0 and the object's number."
+            )
+        return ids.astype(np.uint8, copy=False)
 
 
 def _no_numbers(image: "Image.Image") -> str:
@@ -94,13 +91,8 @@ def _no_numbers(image: "Image.Image") -> str:
 
 def image_size(data: bytes, place: str) -> Size:
     """(height, width) from an image file's header."""
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return image.height, image.width
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{place}: not a readable image ({error}). Unpack or download the file again.") from error
+    with open_picture(data, place) as image:
+        return image.height, image.width
 
 
 class FrameSource(ABC):
@@ -170,11 +162,6 @@ class ImageFrames(FrameSource):
         data, place = self.tree.read(name), f"{self.tree.place}/{name}"
         if fast:
             return image_size(data, place)
-        from PIL import Image
-
-        try:  # PIL notices a file that is cut off; the fast decoders fill up with grey
-            with Image.open(io.BytesIO(data)) as image:
-                image.load()
-                return image.height, image.width
-        except (OSError, SyntaxError, ValueError) as error:
-            raise DataError(f"{place}: not a readable image ({error}). Unpack or download it again.") from error
+        with open_picture(data, place) as image:  # PIL notices a file that is cut; the fast decoders fill with grey
+            image.load()
+            return image.height, image.width

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from rvos_lightning.data.reader import DataError
-from rvos_lightning.data.sources.rle import Rle, compressed, measure
+from rvos_lightning.data.sources.rle import DAMAGED, Rle, compressed, measure
 
 VERSION = 1
 MAGIC = b"RLESTORE"
@@ -183,9 +183,11 @@ def _encode(track: Track, source: object) -> tuple[tuple[int, int], list[bytes],
     present = np.array([mask is not None for mask in masks], bool)
     wrong = np.flatnonzero(present & (pixels != size[0] * size[1]))
     if len(wrong):
+        covered = int(pixels[wrong[0]])
+        what = "runs are cut off or negative" if covered == DAMAGED else f"runs cover {covered} pixels"
         raise DataError(
-            f"{place}, frame {wrong[0]}: runs cover {pixels[wrong[0]]} pixels, the size {size[0]}x{size[1]} has "
-            f"{size[0] * size[1]}. The mask is damaged; get the file again."
+            f"{place}, frame {wrong[0]}: {what}, the size {size[0]}x{size[1]} has {size[0] * size[1]}. "
+            "The mask is damaged; get the file again."
         )
     return size, counts, np.where(present, area, ABSENT)
 

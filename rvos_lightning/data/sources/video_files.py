@@ -2,13 +2,11 @@
 
 import glob
 import re
-import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Bool, UInt8
 from torch import Tensor
@@ -17,11 +15,12 @@ from rvos_lightning.core.types import Facts
 from rvos_lightning.data.clips.given_prompts import GivenPrompts
 from rvos_lightning.data.module import Split, VideoDataModule
 from rvos_lightning.data.reader import DataError, Item, Reader, Video
+from rvos_lightning.data.sources.film import Film, film_size, open_film
 from rvos_lightning.data.sources.image_files import decode_rgb
-from rvos_lightning.data.sources.mp4_frames import open_video, presentation_times
+from rvos_lightning.data.sources.upright import of_photo, turned
 
 IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
-VIDEOS = {".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".gif"}
+VIDEOS = {".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".gif", ".ts", ".mts", ".h264"}
 
 
 class Footage(ABC):
@@ -50,24 +49,31 @@ class ImageFootage(Footage):
     Args:
         paths: the files.
         id: name of the video they make up.
+        upright: turn photos as their EXIF note asks, as viewers do; off where masks lie on the stored pixels.
 
     Raises:
         DataError: a file is unreadable or of another size than the first; names it.
     """
 
-    def __init__(self, paths: Sequence[Path], id: str) -> None:
+    def __init__(self, paths: Sequence[Path], id: str, upright: bool = True) -> None:
         self.paths = sorted(paths, key=_natural)
+        self.upright = upright
         self.id = id
         stems = [path.stem for path in self.paths]
         self.frames = tuple(stems if len(set(stems)) == len(stems) else (path.name for path in self.paths))
-        self.size = tuple(decode_rgb(_bytes(self.paths[0]), str(self.paths[0])).shape[1:])
+        self.size = tuple(self._decoded(self.paths[0]).shape[1:])
 
     def read(self, positions: Sequence[int]) -> UInt8[Tensor, "time 3 height width"]:
         """See `Footage.read`."""
         return torch.stack([self._one(self.paths[p]) for p in positions])
 
+    def _decoded(self, path: Path) -> UInt8[Tensor, "3 height width"]:
+        data = _bytes(path)
+        picture = decode_rgb(data, str(path))
+        return turned(picture, of_photo(data)) if self.upright else picture
+
     def _one(self, path: Path) -> UInt8[Tensor, "3 height width"]:
-        frame = decode_rgb(_bytes(path), str(path))
+        frame = self._decoded(path)
         if tuple(frame.shape[1:]) != self.size:
             raise DataError(
                 f"{path}: {frame.shape[2]}x{frame.shape[1]} pixels, but {self.paths[0].name} has "
@@ -88,68 +94,24 @@ class VideoFootage(Footage):
 
     def __init__(self, path: Path) -> None:
         self.path, self.id = path, path.stem
-        self.times = presentation_times(str(path))
-        self.frames = tuple(f"{i:05d}" for i in range(len(self.times)))
-        self.decoded = 0  # frames decoded so far, for tests of the promise above
-        self._forget()
-        with open_video(str(path)) as container:
+        self.film = Film(str(path))
+        self.frames = tuple(f"{i:05d}" for i in range(len(self.film)))
+        with open_film(str(path)) as container:
             rate = container.streams.video[0].average_rate
             self.rate = None if rate is None else float(rate)
-        height, width = self.read([0]).shape[-2:]
-        self.size = (int(height), int(width))
-
-    def _forget(self) -> None:
-        # The reading-ahead thread and the main thread (context frames) may both ask.
-        self._lock, self._stream, self._next, self._last = threading.Lock(), None, 0, None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key not in ("_lock", "_stream", "_next", "_last")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._forget()
+        self.size = film_size(str(path))
 
     def read(self, positions: Sequence[int]) -> UInt8[Tensor, "time 3 height width"]:
         """See `Footage.read`."""
-        with self._lock:
-            found = dict(self._ordered(sorted(set(positions))))
+        found = self.film.read(positions)
+        odd = next((number for number, frame in found.items() if tuple(frame.shape[1:]) != self.size), None)
+        if odd is not None:
+            height, width = found[odd].shape[1:]
+            raise DataError(
+                f"{self.path}: frame {odd} has {width}x{height} pixels, the first {self.size[1]}x{self.size[0]}: "
+                f"the size changes. Give it one: ffmpeg -i IN -vf scale={self.size[1]}:{self.size[0]} OUT.mp4"
+            )
         return torch.stack([found[p] for p in positions])
-
-    def _ordered(self, positions: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
-        for position in positions:
-            if self._last is None or self._last[0] != position:
-                if self._stream is None or position < self._next:
-                    self._stream, self._next = self._decode(), 0
-                for index, frame in self._stream:
-                    self._next = index + 1
-                    if index >= position:
-                        self._last = index, _rgb(frame)
-                        break
-                else:
-                    raise DataError(f"{self.path}: frame {position} of {len(self.times)} cannot be decoded; cut it off")
-            assert self._last is not None
-            yield position, self._last[1]
-
-    def _decode(self) -> Iterator[tuple[int, Any]]:
-        import av
-
-        with open_video(str(self.path)) as container:
-            stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
-            try:
-                for frame in container.decode(stream):
-                    if frame.pts is not None:
-                        self.decoded += 1
-                        yield int(np.searchsorted(self.times, frame.pts)), frame
-            except av.FFmpegError as error:
-                raise DataError(f"{self.path}: decoding fails ({error}): repair or re-encode the file") from error
-
-
-def _rgb(frame: Any) -> UInt8[Tensor, "3 height width"]:
-    """A frame as a player shows it: telephones store films lying on the side with a note to turn them."""
-    picture = torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1)
-    turns = round(getattr(frame, "rotation", 0) / 90) % 4
-    return torch.rot90(picture, turns, (1, 2)).contiguous()
 
 
 def _natural(path: Path) -> list[Any]:
@@ -163,30 +125,35 @@ def _bytes(path: Path) -> bytes:
         raise DataError(f"{path}: cannot be read ({error.strerror}): check the path and its permissions") from error
 
 
-def open_footage(path: str | Path) -> list[Footage]:
+def open_footage(path: str | Path, upright: bool = True) -> list[Footage]:
     """What a path means: a video, an image, a folder of frames or of videos, or a glob of either.
+
+    Args:
+        path: what somebody typed.
+        upright: see `ImageFootage`.
 
     Raises:
         DataError: nothing there, or nothing readable in it; names the path.
     """
     path = Path(path).expanduser()
     if path.is_dir():
-        return _collection(sorted(path.iterdir(), key=_natural), path.name, str(path))
+        return _collection(sorted(path.iterdir(), key=_natural), path.name, str(path), upright)
     if path.is_file():
         if path.suffix.lower() in IMAGES:
-            return [ImageFootage([path], path.stem)]
+            return [ImageFootage([path], path.stem, upright)]
         return [VideoFootage(path)]
     found = [Path(name) for name in glob.glob(str(path))]
     if not found:
         what = "no file matches" if glob.has_magic(str(path)) else "no such file or folder"
         raise DataError(f"{path}: {what} (data.path may be a video, an image, a folder of frames, or a quoted glob)")
-    return _collection(sorted(found, key=_natural), found[0].parent.resolve().name, str(path))
+    return _collection(sorted(found, key=_natural), found[0].parent.resolve().name, str(path), upright)
 
 
-def _collection(paths: Sequence[Path], id: str, place: str) -> list[Footage]:
+def _collection(paths: Sequence[Path], id: str, place: str, upright: bool) -> list[Footage]:
+    paths = [path for path in paths if not path.name.startswith("._")]  # left beside files by macOS
     images = [path for path in paths if path.suffix.lower() in IMAGES]
     if images:
-        return [ImageFootage(images, id)]
+        return [ImageFootage(images, id, upright)]
     videos = [path for path in paths if path.suffix.lower() in VIDEOS]
     if not videos:
         raise DataError(f"{place}: neither frames ({', '.join(sorted(IMAGES))}) nor videos in it")
