@@ -16,13 +16,15 @@ def resize_logits(
 ) -> Float[Tensor, "batch time height width"]:
     """Bilinearly to the padded frame, crop each item's picture, bilinearly to the target size.
 
+    In one step where nothing is padded, as SAM 2 and SAM-I2V resize their masks.
+
     Args:
         mask_logits: cover the padded frame, at any resolution.
         frame_size: (height, width) of the padded frame; None: the logits cover the picture alone, one step suffices.
         picture_sizes: (height, width) of the picture inside it, one per item.
         target_size: (height, width) to return.
     """
-    if frame_size is None:
+    if frame_size is None or all(tuple(size) == tuple(frame_size) for size in picture_sizes):
         return _bilinear(mask_logits.float(), target_size)
     full = _bilinear(mask_logits.float(), frame_size)
     if len(set(picture_sizes)) == 1:

@@ -75,7 +75,7 @@ class TwoDecoderSam2(Sam2):
             for parameter in self.sam_mask_decoder.iou_prediction_head.layers[-1].parameters():
                 nn.init.zeros_(parameter)
         elif (start := started()) is not None and not start.holds("original_decoder."):
-            second_decoder = Path(str(options["weights"])).exists()  # then it is read from there
+            second_decoder = Path(str(options.get("weights"))).exists()  # then it is read from there
         self.original_decoder: Any = copy.deepcopy(self.sam_mask_decoder) if second_decoder else None
         self.half_positions, self.normalisation, self.resample = half_positions, normalisation, resample
         if train_original:
