@@ -28,7 +28,6 @@ def samwise(stage: str) -> list[Row]:
         f"{network}.adapter.text.frozen": True,
         f"{network}.adapter.text.frozen_dropout": True,
         f"{network}.adapter.text.size.dropout": 0.1,
-        f"{network}.adapter.channels": [112, 224, 448, 896],
         f"{network}.adapter.stages": [1, 2, 3],
         f"{network}.adapter.text_layers": [1, 4, 8, 12],
         f"{network}.adapter.dim": 256,
@@ -112,7 +111,6 @@ def sam_i2v(baseline: str = "") -> list[Row]:
         f"{network}.segmenter.image_size": 1024,
         f"{network}.segmenter.occlusion": True,
         f"{network}.segmenter.frozen_encoder": baseline == "sa_ta",
-        f"{network}.memory.dim": 256,
         f"{network}.memory.memory_dim": 64,
         f"{network}.memory.hidden": 2048 if baseline else 512,
         f"{network}.memory.layers": 4,
@@ -151,7 +149,7 @@ def sam_i2v(baseline: str = "") -> list[Row]:
     for source in ("videos", "pictures"):
         rows |= {f"data.sources.{source}.augment.{key}": value for key, value in I2V_AUGMENT.items()}
     if not baseline:
-        adapter = {"channels": [160, 320, 256], "dim": 256, "temporal_dim": 96, "frames": 5, "patch": 16}
+        adapter = {"temporal_dim": 96, "frames": 5}
         rows |= {f"{network}.adapter.{key}": value for key, value in adapter.items()}
     return [(key, value, I2V) for key, value in rows.items()]
 
@@ -203,8 +201,8 @@ def sa2va(size: str, finetuned: bool = False) -> list[Row]:
         f"{network}.prompter.checkpointing": True,
         f"{network}.prompter.answers": ["It is [SEG].", "Sure, [SEG].", "Sure, it is [SEG].",
                                         "Sure, the segmentation result is [SEG].", "[SEG]."],
-        f"{network}.memory.inference": "sa2va_i" if finetuned else "sa2va",
-        f"{network}.memory.prompts": "all",
+        f"{network}.inference": "sa2va_i" if finetuned else "sa2va",
+        f"{network}.prompts": "all",
         **optimizer(4e-5, 0.05),
         "model.lr_scale": None,
         "data.size": 1024,

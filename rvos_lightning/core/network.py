@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import torch
+
 from rvos_lightning.core.seams import Adapter, Memory, Network, Prompter, Segmenter
 from rvos_lightning.core.types import Clip, Prediction, State
 
@@ -14,6 +16,9 @@ class PromptedSegmenter(Network):
         adapter: how language and time enter the features.
         prompter: how an expression becomes a prompt.
         memory: how masks travel in time.
+
+    Raises:
+        ValueError: the parts do not fit the segmenter.
     """
 
     def __init__(self, segmenter: Segmenter, adapter: Adapter, prompter: Prompter, memory: Memory):
@@ -22,6 +27,9 @@ class PromptedSegmenter(Network):
         self.adapter = adapter
         self.prompter = prompter
         self.memory = memory
+        adapter.fit_to(segmenter)
+        prompter.fit_to(segmenter, adapter)
+        memory.fit_to(segmenter, adapter)
 
     def forward(self, clip: Clip, state: State | None = None) -> Prediction:
         """Segment one window; see `seams.Network`."""
@@ -35,4 +43,7 @@ class PromptedSegmenter(Network):
         prediction = self.memory(features, prompt, self.segmenter, state, clip)
         if self.prompter.once_per_video and prediction.state is not None:
             prediction.state.prompt = prompt
+        if self.adapter.looks_back and prediction.state is not None and not self.training:
+            seen = clip.frames if clip.past is None else torch.cat([clip.past, clip.frames], 1)
+            prediction.state.past = seen[:, -self.adapter.looks_back :]
         return replace(prediction, prompt=prompt)

@@ -17,11 +17,10 @@ from dataclasses import replace
 import torch
 
 from rvos_lightning.core.inference import segment_video
-from rvos_lightning.core.network import PromptedSegmenter
 from rvos_lightning.core.types import Batch, Clip, ClipMeta
-from rvos_lightning.systems.sa2va.language_memory import LanguageMemory, NothingToAdd
 from rvos_lightning.systems.sa2va.mllm import Answer
 from rvos_lightning.systems.sa2va.mllm_prompter import MLLMPrompter
+from rvos_lightning.systems.sa2va.network import Sa2VA
 from rvos_lightning.systems.sa2va.sizes import LanguageSize, MLLMSize, VisionSize
 from rvos_lightning.systems.sa2va.two_decoders import TwoDecoderSam2
 
@@ -48,7 +47,7 @@ def build(options):
     prompter = MLLMPrompter(
         size, lora=None, frames=options.shown, max_new_tokens=options.words, ask_at_once=options.expressions
     )
-    return PromptedSegmenter(sam, NothingToAdd(), prompter, LanguageMemory("sa2va_i")).eval()
+    return Sa2VA(sam, prompter, "sa2va_i").eval()
 
 
 def make_clip(options):

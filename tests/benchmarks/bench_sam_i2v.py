@@ -47,8 +47,8 @@ def build(variant: str, image_size: int) -> PromptedSegmenter:
     sam = Sam(variant, image_size, occlusion=True)  # type: ignore[arg-type]
     with torch.no_grad():
         sam.mask_decoder.pred_obj_score_head.layers[2].bias.fill_(2.0)
-    adapter = TemporalIntegrator(sam.channels[-3:], sam.prompt_dim, patch=sam.stride)
-    return PromptedSegmenter(sam, adapter, UserPrompter(), PromptMemory(sam.prompt_dim, dropout=0.0))
+    adapter = TemporalIntegrator()
+    return PromptedSegmenter(sam, adapter, UserPrompter(), PromptMemory(dropout=0.0))
 
 
 class OfItem(User):

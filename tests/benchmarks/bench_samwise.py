@@ -44,8 +44,8 @@ def build(variant: str, image_size: int, text: TextSize) -> PromptedSegmenter:
     """The network at published widths, random weights under which activations keep their size."""
     torch.manual_seed(0)
     sam = Sam2(variant, image_size=image_size)
-    adapter = CMTAdapter(Roberta(size=text), sam.stage_channels, dropout=0.0)
-    net = PromptedSegmenter(sam, adapter, MotionPrompter(text.width, 256), ConditionalMemory(256, dropout=0.0))
+    adapter = CMTAdapter(Roberta(size=text), dropout=0.0)
+    net = PromptedSegmenter(sam, adapter, MotionPrompter(), ConditionalMemory(dropout=0.0))
     with torch.no_grad():
         for parameter in net.parameters():
             if parameter.ndim > 1:

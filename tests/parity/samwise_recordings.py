@@ -159,7 +159,6 @@ def network(config: dict, **sam2) -> PromptedSegmenter:
     text = roberta(config["roberta"])
     adapter = CMTAdapter(
         text,
-        segmenter.stage_channels,
         stages=config["fusion_stages"],
         text_layers=[1, *config["fusion_stages_txt"]],
         dim=config["adapter_dim"],
@@ -168,16 +167,14 @@ def network(config: dict, **sam2) -> PromptedSegmenter:
         dropout=0.0,
         parity="official",
     )
-    prompter = MotionPrompter(text.width, segmenter.prompt_dim)
     memory = ConditionalMemory(
-        segmenter.prompt_dim,
         switching=config["use_cme_head"],
         window=config["cme_decision_window"],
         switch=config.get("switch_mem", "reweight"),
         dropout=0.0,
         parity="official",
     )
-    built = PromptedSegmenter(segmenter, adapter, prompter, memory)
+    built = PromptedSegmenter(segmenter, adapter, MotionPrompter(), memory)
     delta = dict(config["bias_delta"])
     if not config["use_cme_head"]:
         delta = {key: value for key, value in delta.items() if not key.startswith("conditional_memory_encoder")}

@@ -127,7 +127,7 @@ def test_text_path(path, rule):
     c = golden.config
     text = roberta(c["roberta"])
     sam2 = Sam2("hiera_t", image_size=c["image_size"])
-    prompter = MotionPrompter(text.width, sam2.prompt_dim)
+    prompter = MotionPrompter(text.width).fit_to(sam2)
     seed(nn.ModuleDict({"adapter": nn.ModuleDict({"text": text}), "prompter": prompter, "segmenter": sam2}), rule)
     captions = c["captions_as_ids"]
     ids, real = text.tokenize(captions)

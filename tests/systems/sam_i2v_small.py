@@ -17,6 +17,6 @@ def segmenter() -> Sam:
 
 def small(**memory: object) -> PromptedSegmenter:
     """In evaluation mode; keyword arguments go to the memory."""
-    adapter = TemporalIntegrator((48, 64, 64), 64, 8, patch=8)
-    memory = PromptMemory(64, 32, 32, 1, 0.0, 8, **{"fill_holes": 0, **memory})
+    adapter = TemporalIntegrator(temporal_dim=8)
+    memory = PromptMemory(memory_dim=32, hidden=32, layers=1, dropout=0.0, **{"fill_holes": 0, **memory})
     return PromptedSegmenter(segmenter(), adapter, UserPrompter(), memory).eval()

@@ -44,11 +44,10 @@ def samwise(memory: dict | None = None, adapter: dict | None = None, seed: int =
     text = Roberta(size=TEXT, tokenizer=WordTokenizer(buckets=16), frozen=False)
     adapters = CMTAdapter(
         text,
-        sam.stage_channels,
         **{"text_layers": (1, 2, 3, 4), "dim": 8, "heads": 2, "patches": (4, 2, 2), "dropout": 0.0, **(adapter or {})},
     )
-    bank = ConditionalMemory(16, **{"window": 2, "heads": 2, "hidden": 8, "dropout": 0.0, **(memory or {})})
-    return lively(PromptedSegmenter(sam, adapters, MotionPrompter(16, 16), bank))
+    bank = ConditionalMemory(**{"window": 2, "heads": 2, "hidden": 8, "dropout": 0.0, **(memory or {})})
+    return lively(PromptedSegmenter(sam, adapters, MotionPrompter(), bank))
 
 
 @torch.no_grad()

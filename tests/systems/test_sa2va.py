@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import save_file
 
 from rvos_lightning.core.inference import segment_video
-from rvos_lightning.core.network import PromptedSegmenter
 from rvos_lightning.core.types import Batch, Clip, ClipMeta
 from rvos_lightning.data import MovingShapes
 from rvos_lightning.data.shapes.moving_shapes import VOCABULARY
@@ -18,9 +17,9 @@ from rvos_lightning.parts.weights import KeyMap, WeightsError, convert
 from rvos_lightning.systems.sa2va import conversation as talk
 from rvos_lightning.systems.sa2va import frames, lora, official
 from rvos_lightning.systems.sa2va.key_map import key_rules, to_official
-from rvos_lightning.systems.sa2va.language_memory import LanguageMemory, NothingToAdd
 from rvos_lightning.systems.sa2va.mllm import Answer
 from rvos_lightning.systems.sa2va.mllm_prompter import SHAPES_TOKENIZER, MLLMPrompter
+from rvos_lightning.systems.sa2va.network import Sa2VA
 from rvos_lightning.systems.sa2va.shards import keys_of
 from rvos_lightning.systems.sa2va.sizes import RELEASED, LanguageSize, MLLMSize, VisionSize
 from rvos_lightning.systems.sa2va.two_decoders import TwoDecoderSam2
@@ -34,15 +33,14 @@ ADAPTERS = lora.LoRA(4, 8, 0.0)
 
 def prompter(**options):
     torch.manual_seed(0)
-    given = {"size": SIZE, "prompt_dim": 32, "max_new_tokens": 6, "lora": None, "checkpointing": False, **options}
+    given = {"size": SIZE, "max_new_tokens": 6, "lora": None, "checkpointing": False, **options}
     return MLLMPrompter(**given)
 
 
 def network(inference="sa2va_i", sam=None, **options):
     torch.manual_seed(0)
     segmenter = TwoDecoderSam2(image_size=64, size=SAM, **(sam or {}))
-    memory = LanguageMemory(inference, track_in_training=bool(sam))
-    return PromptedSegmenter(segmenter, NothingToAdd(), prompter(**options), memory)
+    return Sa2VA(segmenter, prompter(**options), inference, track_in_training=bool(sam))
 
 
 def clip(time=6, videos=1, items=2, side=32, context=None, no_target=False):
@@ -242,7 +240,7 @@ def release(folder, two_decoders=False, family="qwen2"):
     """A folder as released, of tiny random weights."""
     size = replace(SIZE, language=replace(SIZE.language, family=family))
     sam = TwoDecoderSam2(image_size=64, variant="small", second_decoder=two_decoders)
-    own = MLLMPrompter(size=size, prompt_dim=sam.prompt_dim, lora=None)
+    own = MLLMPrompter(size=size, lora=None).fit_to(sam)
     state = {f"segmenter.{k}": v for k, v in sam.state_dict().items()}
     state |= {f"prompter.{k}": v for k, v in own.state_dict().items() if "lora_scale" not in k}
     official_state = {k: make().clone() for k, make in to_official(state, family == "internlm2", 16)}

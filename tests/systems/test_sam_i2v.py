@@ -13,11 +13,12 @@ from rvos_lightning.core.network import PromptedSegmenter
 from rvos_lightning.core.optim import param_groups
 from rvos_lightning.core.types import Batch, Clip, ClipMeta, Targets, UserPrompt
 from rvos_lightning.data import SimulatedUser
+from rvos_lightning.parts.adapters.image_features import ImageFeatures
 from rvos_lightning.parts.prompters.user import UserPrompter
 from rvos_lightning.parts.weights import convert
 from rvos_lightning.systems.sam_i2v import official
 from rvos_lightning.systems.sam_i2v.memory_selector import MemorySelector
-from rvos_lightning.systems.sam_i2v.per_frame import ImageFeatures, PerFrame
+from rvos_lightning.systems.sam_i2v.per_frame import PerFrame
 from rvos_lightning.systems.sam_i2v.predictor import VideoPredictor
 from rvos_lightning.systems.sam_i2v.temporal_integrator import clip_slots
 
@@ -117,7 +118,7 @@ def test_predictor_equals_the_frame_loop_and_takes_corrections() -> None:
 
 
 def test_per_frame_baseline_does_not_look_at_other_frames() -> None:
-    sam, memory = segmenter(), PerFrame(64, 32, 32, 1, 0.0, 8)
+    sam, memory = segmenter(), PerFrame(memory_dim=32, hidden=32, layers=1, dropout=0.0)
     network = PromptedSegmenter(sam, ImageFeatures(), UserPrompter(), memory).eval()
     data = batch(3)
     before = run(network, data.clip, 3)

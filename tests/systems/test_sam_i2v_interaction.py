@@ -7,10 +7,10 @@ from sam_i2v_small import segmenter, small
 from rvos_lightning.core.network import PromptedSegmenter
 from rvos_lightning.core.types import Clip, ClipMeta, Targets, User
 from rvos_lightning.data import SimulatedUser
+from rvos_lightning.parts.adapters.image_features import ImageFeatures
 from rvos_lightning.parts.prompters.user import UserPrompter
 from rvos_lightning.systems.sam_i2v.head_step import fill_holes
 from rvos_lightning.systems.sam_i2v.memory_selector import MemorySelector
-from rvos_lightning.systems.sam_i2v.per_frame import ImageFeatures
 from rvos_lightning.systems.sam_i2v.prompt_memory import PromptMemory
 
 
@@ -115,7 +115,7 @@ def test_tracked_memories_are_made_before_holes_are_filled() -> None:
 @torch.no_grad()
 def test_temporal_attention_baseline_reads_the_last_frames_and_makes_no_prompts() -> None:
     selector = MemorySelector(0, 0, 2, 2)
-    memory = PromptMemory(64, 32, 32, 1, 0.0, 8, selector=selector, prompts=0, fill_holes=0)
+    memory = PromptMemory(memory_dim=32, hidden=32, layers=1, dropout=0.0, selector=selector, prompts=0, fill_holes=0)
     network = PromptedSegmenter(segmenter(), ImageFeatures(), UserPrompter(), memory).eval()
     assert memory.memory_prompt_generator is None
     reading = selector.read(5, [0], [1, 2, 3, 4], lambda pool: torch.arange(float(len(pool))))

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from rvos_lightning.parts.adapters.image_features import ImageFeatures
 from rvos_lightning.parts.segmenters.sam import Sam
 from rvos_lightning.systems.sam_i2v import cost, report
-from rvos_lightning.systems.sam_i2v.per_frame import ImageFeatures
 from rvos_lightning.systems.sam_i2v.prompt_memory import PromptMemory
 
 

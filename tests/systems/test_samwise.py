@@ -209,6 +209,7 @@ def small_official(tmp_path):
     """A seeded official-style checkpoint of small width, with an argparse.Namespace inside, old serialisation."""
     import argparse
 
+    from rvos_lightning.core.network import PromptedSegmenter
     from rvos_lightning.parts.segmenters.sam2 import Sam2
     from rvos_lightning.parts.text.roberta import Roberta, TextSize
     from rvos_lightning.parts.text.tokenizers import WordTokenizer
@@ -219,14 +220,7 @@ def small_official(tmp_path):
     torch.manual_seed(3)
     sam = Sam2("hiera_t")
     text = Roberta(size=TextSize(40, 16, 12, 1, 16, 8), tokenizer=WordTokenizer((), buckets=1))
-    parts = nn.ModuleDict(
-        {
-            "segmenter": sam,
-            "adapter": CMTAdapter(text, sam.stage_channels, dim=16),
-            "prompter": MotionPrompter(16, 256),
-            "memory": ConditionalMemory(256),
-        }
-    )
+    parts = PromptedSegmenter(sam, CMTAdapter(text, dim=16), MotionPrompter(), ConditionalMemory())
     parts.adapter.text.model.embeddings.token_type_embeddings.weight.zero_()
     state, _ = official.to_official(parts.state_dict())
     content = {"model": {**official._filler(state), **state}, "args": argparse.Namespace(lr=1e-5), "epoch": 1}

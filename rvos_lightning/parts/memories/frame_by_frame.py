@@ -16,13 +16,15 @@ class FrameByFrame(Memory):
         items, time = prompt.tokens.shape[:2]
         pyramid = tuple(level.flatten(0, 1) for level in features.pyramid)
         dense = None if prompt.dense is None else prompt.dense.flatten(0, 1)
+        pyramid = (*pyramid[:-1], segmenter.no_memory(pyramid[-1]))
         decoded = segmenter.decode(pyramid, prompt.tokens.flatten(0, 1), dense)
 
         def per_item(value: torch.Tensor | None) -> torch.Tensor | None:
             return None if value is None else value.unflatten(0, (items, time))
 
+        masks = segmenter.cover(decoded.mask_logits, tuple(clip.frames.shape[-2:]))
         return Prediction(
-            decoded.mask_logits.unflatten(0, (items, time)),
+            masks.unflatten(0, (items, time)),
             per_item(decoded.presence_logits),
             per_item(decoded.iou),
             state=state or State(),

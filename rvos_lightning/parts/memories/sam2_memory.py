@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rvos_lightning.core.seams import Decoded, Memory, Pyramid, Segmenter
+from rvos_lightning.core.seams import Decoded, Memory, Pyramid, VideoSegmenter
 from rvos_lightning.core.types import Clip, Features, Prediction, Prompt, State
-from rvos_lightning.parts.segmenters.sam2 import ABSENT, Sam2
+from rvos_lightning.parts.segmenters.sam2 import ABSENT
 
 MEMORIES, POINTERS, CONDITIONING_SLOT = 6, 15, 6  # sam2 configs: num_maskmem 7, max_obj_ptrs_in_encoder 16
 
@@ -54,6 +54,8 @@ class Sam2Memory(Memory):
             None: all are prompted.
     """
 
+    needs = VideoSegmenter
+
     def __init__(
         self,
         conditioning: int = 0,
@@ -68,10 +70,10 @@ class Sam2Memory(Memory):
         self.gate_masks = gate_masks
 
     def forward(
-        self, features: Features, prompt: Prompt, segmenter: Segmenter, state: State | None, clip: Clip
+        self, features: Features, prompt: Prompt, segmenter: VideoSegmenter, state: State | None, clip: Clip
     ) -> Prediction:
         """Segment the window frame by frame; see `seams.Memory`."""
-        segmenter, state = check_sam2(segmenter), self.start(state)
+        state = self.start(state)
         size, frames = tuple(clip.frames.shape[-2:]), []
         for time in range(features.pyramid[0].shape[1]):
             decoded, full = self.segment_frame(frame_of(features, time), *prompt_of(prompt, time), segmenter, state)
@@ -91,7 +93,7 @@ class Sam2Memory(Memory):
         frame: Pyramid,
         tokens: Float[Tensor, "batch tokens dim"],
         dense: Float[Tensor, "batch dim h w"] | None,
-        segmenter: Sam2,
+        segmenter: VideoSegmenter,
         state: Sam2State,
     ) -> tuple[Decoded, Float[Tensor, "batch side side"]]:
         """Decode one frame under its prompt and the memories; also its logits at full resolution."""
@@ -108,7 +110,7 @@ class Sam2Memory(Memory):
         return torch.where(present, decoded.mask_logits, torch.full_like(decoded.mask_logits, ABSENT))
 
     def read(
-        self, pixels: Float[Tensor, "batch dim h w"], segmenter: Sam2, state: Sam2State
+        self, pixels: Float[Tensor, "batch dim h w"], segmenter: VideoSegmenter, state: Sam2State
     ) -> Float[Tensor, "batch dim h w"]:
         """Features of the next frame after looking at the memories."""
         self.flush(state, segmenter)
@@ -128,7 +130,7 @@ class Sam2Memory(Memory):
         full: Float[Tensor, "batch side side"],
         pointer: Float[Tensor, "batch dim"],
         decoded: Decoded,
-        segmenter: Sam2,
+        segmenter: VideoSegmenter,
     ) -> None:
         """Append a frame to the bank: its raw features, the mask to remember and its pointer."""
         if state.frame < self.conditioning:
@@ -139,25 +141,12 @@ class Sam2Memory(Memory):
             state.pointers.append(pointer)
         state.frame += 1
 
-    def flush(self, state: Sam2State, segmenter: Sam2) -> None:
+    def flush(self, state: Sam2State, segmenter: VideoSegmenter) -> None:
         """Encode the memory of the latest frame if that has not been done."""
         if state.unwritten is not None:
             late = state.unwritten
             state.memories.append(segmenter.remember(late.pixels, late.full, late.presence_logits))
             state.unwritten = None
-
-
-def check_sam2(segmenter: Segmenter) -> Sam2:
-    """The segmenter, if it has SAM 2's memory modules.
-
-    Raises:
-        ValueError: it has not.
-    """
-    if not isinstance(segmenter, Sam2):
-        raise ValueError(
-            f"memory: SAM 2's memory needs segmenter Sam2, got {type(segmenter).__name__}; use FrameByFrame"
-        )
-    return segmenter
 
 
 def frame_of(features: Features, time: int) -> Pyramid:

@@ -13,6 +13,7 @@ from torch.nn import functional
 from rvos_lightning.core.seams import Decoded, Pyramid, Segmenter, StageHook
 from rvos_lightning.parts.segmenters.sam_encoders import (
     RepVitEncoder,
+    Resample,
     TinyVitEncoder,
     TinyVitShape,
     VitEncoder,
@@ -65,6 +66,7 @@ class Sam(Segmenter):
         weights: the variant's official checkpoint, or the state dict of this class.
         adapter_width: bottleneck of an AdaptFormer in every transformer block of the encoder; 0 for none.
         frozen_encoder: train nothing of the encoder but these adapters.
+        resample: `pillow` squashes pictures exactly as released, `torch` on the device, a level off here and there.
 
     Raises:
         WeightsError: the checkpoint does not fit the variant.
@@ -82,20 +84,23 @@ class Sam(Segmenter):
         weights: Path | None = None,
         adapter_width: int = 0,
         frozen_encoder: bool = False,
+        resample: Resample = "pillow",
     ):
         super().__init__()
         small = variant == "small"
         self.variant, self.weights = variant, weights
         self.image_size = image_size or (64 if small else 1024)
         self.prompt_dim = 64 if small else 256
-        self.multimask = multimask
+        self.multimask, self.resample = multimask, resample
         self.encoder, self.family = _build_encoder(variant, self.prompt_dim, self.image_size)
         self.channels = self.encoder.channels
         self.stage_channels = self.encoder.stage_channels
+        self.says_presence = occlusion
         self.stride: int = self.encoder.stride
         if self.image_size % self.stride:
             raise ValueError(f"image_size {self.image_size} is not a multiple of {variant}'s stride {self.stride}")
         self.grid = self.image_size // self.stride
+        self.stage_sides = tuple(self.image_size // stride for stride in self.encoder.stage_strides)
         self.prompt_encoder = _build_prompt_encoder(self.prompt_dim, self.grid, self.image_size)
         self.mask_decoder = _build_mask_decoder(self.prompt_dim, occlusion)
         if small:
@@ -122,9 +127,13 @@ class Sam(Segmenter):
             raise WeightsError(f"weights for {self.variant}: {told_by(state)} ({error})") from error
         self.load_state_dict({**own, **state})
 
+    def prepare(self, images: Float[Tensor, "images 3 height width"]) -> Float[Tensor, "images 3 side side"]:
+        """Squash to the square (bicubic, in 8 bits) and normalise."""
+        return normalise(images, self.image_size, self.resample)
+
     def encode(self, images: Float[Tensor, "images 3 height width"], after_stage: StageHook | None = None) -> Pyramid:
         """All encoder levels, the prompt-space embedding last; see `seams.Segmenter`."""
-        return self.encoder(normalise(images, self.image_size), after_stage)
+        return self.encoder(self.prepare(images), after_stage)
 
     def decode(
         self,

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from rvos_lightning.core.seams import Decoded, Pyramid, Segmenter, StageHook
+from rvos_lightning.core.seams import Decoded, Pyramid, StageHook, VideoSegmenter
 from rvos_lightning.parts.segmenters import sam2_build as build
 from rvos_lightning.parts.segmenters.sam2_build import HUB_FILES, SIZES, Sam2Size, Variant
 from rvos_lightning.parts.starting import read_weights
@@ -35,7 +35,7 @@ class Sam2Decoded(Decoded):
     early_token: Float[Tensor, "batch dim"] | None = None
 
 
-class Sam2(Segmenter):
+class Sam2(VideoSegmenter):
     """Hiera image encoder, prompt encoder, mask decoder and memory modules of SAM 2.
 
     Args:
@@ -90,10 +90,12 @@ class Sam2(Segmenter):
         self.image_size, self.version, self.object_scores = image_size, version, object_scores
         self.multimask, self.fit, self.checkpointing = multimask, fit, checkpointing
         self.empty_points = empty_points
-        self.grid = image_size // stride
+        self.grid, self.stride = image_size // stride, stride
         self.prompt_dim, self.memory_width = size.hidden, size.memory_width
         self.channels = size.levels
         self.stage_channels = size.channels
+        self.stage_sides = tuple(image_size // (size.patch_stride * 2**stage) for stage in range(4))
+        self.says_presence = object_scores
         self.pixel_mean, self.pixel_std = tuple(pixel_mean), tuple(pixel_std)
         self._add_modules(size, stride)
         if weights is not None:

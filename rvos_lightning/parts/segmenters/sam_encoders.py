@@ -7,6 +7,7 @@ fine to coarse in the order of computation, the 256-channel (neck) embedding las
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rvos_lightning.core.seams import Pyramid, StageHook
+
+Resample = Literal["pillow", "torch"]
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ class TinyVitEncoder(nn.Module):
         self.neck = _neck(shape.embed_dims[-1], dim)
         widths = shape.embed_dims
         self.stage_channels = (*widths[1:], widths[-1])
+        self.stage_strides = (shape.stride // 2, shape.stride, shape.stride, shape.stride)
         self.channels = (*widths[1:], dim)
         # timm caches the expanded attention biases in eval mode; a table built before loading would be stale.
         self.register_load_state_dict_post_hook(lambda module, _: module.train(module.training) and None)
@@ -115,6 +119,7 @@ class RepVitEncoder(nn.Module):
 
     stride = 16
     stage_channels = (48, 96, 192, 384)
+    stage_strides = (4, 8, 16, 32)
 
     def __init__(self, dim: int):
         super().__init__()
@@ -167,6 +172,7 @@ class VitEncoder(nn.Module):
         self.trunk = SamVisionEncoder(config)
         self.global_blocks = shape.global_blocks
         self.stage_channels = (shape.hidden,) * len(shape.global_blocks)
+        self.stage_strides = (self.stride,) * len(shape.global_blocks)
         self.channels = (*self.stage_channels, dim)
 
     def forward(self, images: Float[Tensor, "images 3 h w"], after_stage: StageHook | None = None) -> Pyramid:
@@ -229,10 +235,12 @@ def add_adapters(encoder: nn.Module, width: int) -> list[AdaptFormer]:
     return added
 
 
-def normalise(images: Float[Tensor, "images 3 h w"], size: int) -> Float[Tensor, "images 3 size size"]:
-    """RGB in [0, 1] to a normalised square (spec 2.1: bicubic resize of 8-bit pixels, aspect ratio not kept)."""
+def normalise(
+    images: Float[Tensor, "images 3 h w"], size: int, resample: Resample = "pillow"
+) -> Float[Tensor, "images 3 size size"]:
+    """RGB in [0, 1] to a normalised square (bicubic, aspect ratio not kept); `pillow` works on 8-bit pixels."""
     if images.shape[-2:] != (size, size):
-        if images.device.type == "cpu" and not images.requires_grad:
+        if resample == "pillow" and not images.is_meta:
             images = _as_pillow(images, size)
         else:
             images = functional.interpolate(images, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
@@ -246,8 +254,8 @@ def _as_pillow(images: Float[Tensor, "images 3 h w"], size: int) -> Float[Tensor
     import numpy as np
     from PIL import Image
 
-    pixels = (images * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    pixels = (images * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     resized = [
         np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BICUBIC)) for picture in pixels
     ]
-    return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).to(images.dtype) / 255
+    return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).to(images.device, images.dtype) / 255

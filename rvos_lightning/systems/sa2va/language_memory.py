@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from rvos_lightning.core.seams import Adapter, Decoded, Memory, Segmenter
+from rvos_lightning.core.seams import Decoded, Memory
 from rvos_lightning.core.types import Clip, Features, Prediction, Prompt, State
 from rvos_lightning.parts.memories.sam2_memory import ABSENT
 from rvos_lightning.systems.sa2va.bank import Bank, Entry, PromptedFrame, remember
@@ -19,17 +19,6 @@ from rvos_lightning.systems.sa2va.two_decoders import FrameMaps, TwoDecoderSam2
 
 Inference = Literal["sa2va", "sa2va_i"]
 Fine = list[Tensor]
-
-
-class NothingToAdd(Adapter):
-    """Sa2VA's adapter: neither language nor time enters the image features.
-
-    The memory encodes frames itself, once a video: it reads them through two decoders and skips prompted ones.
-    """
-
-    def forward(self, clip: Clip, segmenter: Segmenter) -> Features:
-        """No features."""
-        return Features(())
 
 
 class LanguageMemory(Memory):
@@ -44,6 +33,8 @@ class LanguageMemory(Memory):
             original decoder, so that a tracker can be learnt from nothing; published training decodes frame by frame.
     """
 
+    needs = TwoDecoderSam2
+
     def __init__(
         self,
         inference: Inference = "sa2va_i",
@@ -54,19 +45,14 @@ class LanguageMemory(Memory):
         self.inference, self.prompts, self.track_in_training = inference, prompts, track_in_training
 
     def forward(
-        self, features: Features, prompt: Prompt, segmenter: Segmenter, state: State | None, clip: Clip
+        self, features: Features, prompt: Prompt, segmenter: TwoDecoderSam2, state: State | None, clip: Clip
     ) -> Prediction:
         """Segment a window (inference) or a training clip; see `seams.Memory`."""
-        if not isinstance(segmenter, TwoDecoderSam2):
-            raise ValueError(f"memory LanguageMemory needs segmenter TwoDecoderSam2, got {type(segmenter).__name__}")
         if self.training:
             return self._train(prompt, segmenter, clip)
         bank = state if isinstance(state, Bank) else self.begin(prompt, segmenter, clip)
         frames = [self.next_frame(bank, clip, time, segmenter) for time in range(clip.time)]
         logits = torch.stack([segmenter.upscale(frame.mask_logits) for frame in frames], 1)
-        if isinstance(prompt, SpokenPrompt) and prompt.spoken is not None:
-            silent = ~prompt.spoken.view(-1, 1, 1, 1)
-            logits = logits.masked_fill(silent, ABSENT)
         presence = torch.stack([frame.presence_logits for frame in frames], 1)
         return Prediction(logits, presence, state=bank)
 

@@ -3,13 +3,13 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rvos_lightning.core.seams import Prompter
+from rvos_lightning.core.seams import Adapter, Prompter, Segmenter, agreed
 from rvos_lightning.core.types import Clip, Features, Prompt
 from rvos_lightning.parts.starting import covered
 from rvos_lightning.systems.sa2va import conversation as talk
@@ -49,7 +49,7 @@ class MLLMPrompter(Prompter):
         template: the checkpoint's `template` field; None: what `weights`' config.json says, else the size's.
         frames: frames shown in inference where the data gives no context frames.
         sampling: which ones.
-        prompt_dim: width of the segmenter's prompt tokens.
+        prompt_dim: width of prompt tokens; None: the segmenter's.
         lora: adapters on the language model, as published; None: none.
         train_vision: train the vision tower.
         train_language: train the language model's own weights.
@@ -85,7 +85,7 @@ class MLLMPrompter(Prompter):
         template: str | None = None,
         frames: int = 5,
         sampling: Sampling = "uniform",
-        prompt_dim: int = 256,
+        prompt_dim: int | None = None,
         lora: LoRA | None = LoRA(),  # noqa: B008 (frozen)
         train_vision: bool = False,
         train_language: bool = False,
@@ -121,13 +121,20 @@ class MLLMPrompter(Prompter):
         self._check_vocabulary(max(self.tokenizer.get_vocab().values()))
         self.stop_ids, self.stop_texts = self._stops()
         self.mllm = MLLM(self.size, image_token, lora, train_vision, train_language, weights, attention, checkpointing)
-        width = self.mllm.width
-        self.to_prompt = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, prompt_dim))
+        self.prompt_dim, self.start, self.weights = prompt_dim, start, weights
         if start == "near" and weights is None:
             start_near(self.mllm.model, self.size)
+
+    def fit_to(self, segmenter: Segmenter, adapter: Adapter | None = None) -> Self:
+        """The projection from [SEG] states to the segmenter's prompts."""
+        super().fit_to(segmenter, adapter)
+        width, prompt = self.mllm.width, agreed("prompter.prompt_dim", self.prompt_dim, segmenter.prompt_dim, segmenter)
+        self.to_prompt = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, prompt))
+        if self.weights is not None and not covered(self.to_prompt, "prompter.to_prompt."):
+            self.mllm.load_beside(self.weights, self.to_prompt, "prompter.to_prompt.")
+        elif self.weights is None and self.start == "near":
             nn.init.normal_(self.to_prompt[2].weight, std=PROMPT_SCALE / width**0.5)
-        if weights is not None and not covered(self.to_prompt, "prompter.to_prompt."):
-            self.mllm.load_beside(weights, self.to_prompt, "prompter.to_prompt.")
+        return self
 
     def forward(self, clip: Clip, features: Features) -> Prompt:
         """One prompt token per item, the same for all frames; see `SpokenPrompt`.

@@ -140,7 +140,7 @@ class TwoDecoderSam2(Sam2):
         if role == "original" and self.original_decoder is None:
             raise ValueError(
                 "Sa2VA-i inference needs the original mask decoder, this checkpoint has one decoder only: convert it "
-                "with `rvos convert sa2va_i`, or use memory.inference: sa2va"
+                "with `rvos convert sa2va_i`, or use --model.network.inference sa2va"
             )
         return self.sam_mask_decoder if role == "finetuned" else self.original_decoder
 

@@ -1,4 +1,4 @@
-"""Runs `PromptMemory` over the frames of a window, asking the clip's user; all items that can go together do."""
+"""Runs `MemorySteps` over the frames of a window, asking the clip's user; all items that can go together do."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,7 +13,7 @@ from rvos_lightning.parts.segmenters.sam import Sam
 from rvos_lightning.systems.sam_i2v.head_step import Asked, resize_mask
 from rvos_lightning.systems.sam_i2v.memory_bank import TrackState, groups
 from rvos_lightning.systems.sam_i2v.outputs import DecoderStep, TrackedPrediction
-from rvos_lightning.systems.sam_i2v.prompt_memory import Answer, PromptMemory, Situation, blank, form
+from rvos_lightning.systems.sam_i2v.steps import Answer, MemorySteps, Situation, blank, form
 
 
 class FrameLoop:
@@ -30,7 +30,7 @@ class FrameLoop:
 
     def __init__(
         self,
-        memory: PromptMemory,
+        memory: MemorySteps,
         sam: Sam,
         feature: Float[Tensor, "batch time dim h w"],
         prompt: Prompt,
@@ -84,8 +84,6 @@ class FrameLoop:
                 self.finish(time, answer)
             state.index += 1
             state.evict(self.memory.selector.reach)
-        past = self.clip.frames if self.clip.past is None else torch.cat([self.clip.past, self.clip.frames], 1)
-        state.past = past[:, -8:]
         return self.prediction()
 
     def streams(self) -> None:

@@ -41,7 +41,6 @@ class TrackState(State):
         embeds: unit-length image feature of each recent frame, one row per video (shared by its objects).
         waiting: prompts not reached yet, by (item, position in the video).
         streams: random streams of the items, if the selector draws.
-        clicks: each item's first clicks and their labels (the per-frame baseline repeats them).
     """
 
     index: int = 0
@@ -49,7 +48,6 @@ class TrackState(State):
     embeds: dict[int, Float[Tensor, "video numbers"]] = field(default_factory=dict)
     waiting: dict[tuple[int, int], list[UserPrompt]] | None = None
     streams: dict[int, torch.Generator] = field(default_factory=dict)
-    clicks: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def with_memory(self, item: int, prompted: bool) -> list[int]:
         """Frames of which the item has a memory, prompted or not."""
@@ -149,7 +147,7 @@ def gather_tokens(
         torch.cat([*codes, pointer_codes.to(dtype).expand(len(items), -1, -1)], 1),
         keep,
         pointers.shape[1],
-        multiplicity_bias(count) if any(block.count > 1 for block in first.blocks) else None,
+        multiplicity_bias(count) if any(max(b.count, b.pointer_count) > 1 for b in first.blocks) else None,
     )
 
 
@@ -164,7 +162,7 @@ def _pointer_tokens(
                 continue
             columns.append(_rows(state, [getattr(r, group)[j].frame for r in readings], items, "pointer"))
             distances.append(block.pointer / readings[0].divisor)
-            counts.append(float(block.count))
+            counts.append(float(block.pointer_count))
     pointers = torch.stack(columns, 1)
     parts = pointers.shape[2] // width
     code = project(sine_1d(torch.tensor(distances, device=pointers.device), project.in_features))

@@ -22,12 +22,14 @@ class Block:
         code: temporal code; row `rows - 1 - code` of the temporal table.
         pointer: signed temporal distance given to the pointer's code, before division; None for no pointer.
         count: how many equal copies the block stands for.
+        pointer_count: how many copies its pointer stands for; 0 without one.
     """
 
     frame: int
     code: int
     pointer: float | None
     count: int = 1
+    pointer_count: int = 1
 
 
 @dataclass(frozen=True)
@@ -124,9 +126,18 @@ class MemorySelector:
         total = min(max(frame - 1, 0), self.global_keep + self.local_keep)
         copies = max(total - len(picks), 0)
         usable = [i for i in prompted if (i >= frame if reverse else i <= frame)] or list(prompted[:1])
-        first = Block(prompted[0], 0, total + 1 if prompted[0] in usable else None, 1 + copies)
-        others = [Block(i, 0, total + 1 if i in usable else None) for i in prompted[1:]]
-        blocks = (first, *others, *(Block(i, code, total + 1 - code) for i, code in picks))
+        # There are as many pointers as blocks: the first one stands in for every prompted frame that has none.
+        pointers = 1 + copies + len(prompted) - len(usable)
+        blocks = tuple(
+            Block(
+                i,
+                0,
+                total + 1 if i in usable else None,
+                1 + copies if i == prompted[0] else 1,
+                (pointers if i == usable[0] else 1) if i in usable else 0,
+            )
+            for i in prompted
+        ) + tuple(Block(i, code, total + 1 - code) for i, code in picks)
         return Reading(blocks, (), total + 1)
 
 

@@ -1,35 +1,33 @@
 """The baseline SAM-I2V is measured against: an image SAM given the same clicks on every frame, no memory."""
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from rvos_lightning.core.seams import Adapter, Segmenter
-from rvos_lightning.core.types import Clip, Features, Prompt
+from rvos_lightning.core.types import Clip, Features, Prompt, State
 from rvos_lightning.parts.segmenters.sam import Sam
 from rvos_lightning.systems.sam_i2v.frame_loop import FrameLoop
 from rvos_lightning.systems.sam_i2v.head_step import Asked
 from rvos_lightning.systems.sam_i2v.memory_bank import TrackState, groups
-from rvos_lightning.systems.sam_i2v.prompt_memory import Answer, PromptMemory
+from rvos_lightning.systems.sam_i2v.prompt_memory import PromptMemory
+from rvos_lightning.systems.sam_i2v.steps import Answer
 
 
-class ImageFeatures(Adapter):
-    """The segmenter's own features, each video encoded once."""
+@dataclass
+class ClickState(TrackState):
+    """What travels through a video, and each item's first clicks with their labels."""
 
-    def forward(self, clip: Clip, segmenter: Segmenter) -> Features:
-        """The prompt-space embedding of every frame."""
-        level = segmenter.encode(clip.frames.flatten(0, 1))[-1].unflatten(0, (-1, clip.time))
-        return Features((level[clip.video],))
+    clicks: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
 class PerFrame(PromptMemory):
     """The clicks of the prompted frame are repeated on all others; a mask prompt cannot be and leaves them empty."""
 
-    def loop(self, sam: Sam, features: Features, prompt: Prompt, clip: Clip, state: TrackState) -> Any:
-        """The frame loop over one window."""
+    def loop(self, sam: Sam, features: Features, prompt: Prompt, clip: Clip, state: State | None) -> FrameLoop:
+        """The frame loop over one window, going on from `state`."""
+        state = state if isinstance(state, ClickState) else ClickState()
         return RepeatedClicks(self, sam, features.pyramid[-1], prompt, clip, state)
 
 

@@ -12,7 +12,7 @@ from rvos_lightning.core.types import Clip, Prompt, User, UserPrompt
 from rvos_lightning.systems.sam_i2v.frame_loop import FrameLoop, merge
 from rvos_lightning.systems.sam_i2v.head_step import Asked, resize_mask
 from rvos_lightning.systems.sam_i2v.memory_bank import TrackState, groups
-from rvos_lightning.systems.sam_i2v.prompt_memory import Answer
+from rvos_lightning.systems.sam_i2v.steps import Answer
 
 
 class VideoPredictor:
@@ -43,8 +43,9 @@ class VideoPredictor:
         features = []
         for start in range(0, clip.time, chunk):
             window = clip.window(start, min(start + chunk, clip.time))
-            past = clip.frames[:, max(start - 8, 0) : start] if start else None
-            features.append(network.adapter(replace(window, past=past), network.segmenter).pyramid[-1])
+            past = clip.frames[:, max(start - network.adapter.looks_back, 0) : start]
+            window = replace(window, past=past if past.shape[1] else None)
+            features.append(network.adapter(window, network.segmenter).pyramid[-1])
         feature = torch.cat(features, 1)
         tokens = feature.new_zeros(len(clip), clip.time, 0, feature.shape[2])
         state = TrackState(waiting={})

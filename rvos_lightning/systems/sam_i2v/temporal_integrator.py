@@ -1,6 +1,7 @@
 """Temporal feature integrator (TFI): short clips of raw frames enter the image features (paper 3.2, spec 2.3)."""
 
 from dataclasses import replace
+from typing import Self
 
 import torch
 from jaxtyping import Float, Int
@@ -8,9 +9,8 @@ from sam2.modeling.sam2_utils import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rvos_lightning.core.seams import Adapter, Segmenter
+from rvos_lightning.core.seams import Adapter, Segmenter, agreed
 from rvos_lightning.core.types import Clip, Features
-from rvos_lightning.parts.segmenters.sam_encoders import normalise
 
 STAGES = 3
 
@@ -56,49 +56,58 @@ class TemporalIntegrator(Adapter):
     """Integrates the last frames into the last three encoder levels.
 
     Args:
-        channels: of the segmenter's last three levels.
-        dim: of the integrated feature (the segmenter's prompt width).
+        channels: of the segmenter's last three levels; None asks it.
+        dim: of the integrated feature; None: the segmenter's prompt width.
         temporal_dim: of the temporal branch.
         frames: clip length, current frame included (5 as released; the paper's cost table counts 3).
-        patch: side of a stem patch, the segmenter's stride.
+        patch: side of a stem patch; None: the segmenter's stride.
         within: encodes the frames with language inside the encoder (the original has none); None for clicks.
     """
 
     def __init__(
         self,
-        channels: tuple[int, int, int] = (160, 320, 256),
-        dim: int = 256,
+        channels: tuple[int, int, int] | None = None,
+        dim: int | None = None,
         temporal_dim: int = 96,
         frames: int = 5,
-        patch: int = 16,
+        patch: int | None = None,
         within: Adapter | None = None,
     ):
         super().__init__()
-        self.channels, self.dim, self.frames, self.patch = tuple(channels), dim, frames, patch
-        both = dim + temporal_dim
-        self.stem = nn.Conv3d(3, temporal_dim, (5, patch, patch), stride=(1, patch, patch), padding=(2, 0, 0))
+        self.channels, self.dim, self.patch = channels, dim, patch
+        self.temporal_dim, self.frames, self.looks_back = temporal_dim, frames, frames - 1
+        self.within = within
+
+    def fit_to(self, segmenter: Segmenter, adapter: Adapter | None = None) -> Self:
+        """The branch at the widths of the segmenter's last three levels."""
+        super().fit_to(segmenter)
+        if self.within is not None:  # before: it has its own initialisation
+            self.within.fit_to(segmenter)
+            self.text_dim = self.within.text_dim
+        levels = tuple(segmenter.channels[-STAGES:])
+        if len(levels) < STAGES:
+            name = type(segmenter).__name__
+            raise ValueError(f"TemporalIntegrator reads the last {STAGES} levels, {name} has {len(levels)}")
+        self.channels = agreed("adapter.channels", self.channels, levels, segmenter)
+        self.dim = dim = agreed("adapter.dim", self.dim, segmenter.prompt_dim, segmenter)
+        self.patch = patch = agreed("adapter.patch", self.patch, segmenter.stride, segmenter)
+        own, both = self.temporal_dim, dim + self.temporal_dim
+        self.stem = nn.Conv3d(3, own, (5, patch, patch), stride=(1, patch, patch), padding=(2, 0, 0))
         self.taps = nn.ModuleList(nn.Conv2d(width, dim, 1) for width in self.channels)
-        self.temporal = nn.ModuleList(TemporalStage(temporal_dim, i == STAGES - 1) for i in range(STAGES))
+        self.temporal = nn.ModuleList(TemporalStage(own, i == STAGES - 1) for i in range(STAGES))
         # The original has a third one whose output nothing reads.
-        self.to_temporal = nn.ModuleList(_conv_norm_gelu(both, temporal_dim, 1) for _ in range(STAGES - 1))
+        self.to_temporal = nn.ModuleList(_conv_norm_gelu(both, own, 1) for _ in range(STAGES - 1))
         self.to_image = nn.ModuleList(_conv_norm_gelu(both, dim, 1) for _ in range(STAGES))
         self.integrate = nn.ModuleList(_conv_norm_gelu(dim, dim, 3) for _ in range(STAGES))
-        self.apply(_initialise)
-        self.within = within  # after `apply`: it has its own initialisation
+        for module in (self.stem, self.taps, self.temporal, self.to_temporal, self.to_image, self.integrate):
+            module.apply(_initialise)
+        return self
 
     def forward(self, clip: Clip, segmenter: Segmenter) -> Features:
-        """Encode each video once (each item, where language is `within`), integrate, one row an item.
-
-        Raises:
-            ValueError: the segmenter's levels are not the ones this adapter was built for.
-        """
-        if tuple(segmenter.channels[-3:]) != self.channels:
-            found = tuple(segmenter.channels[-3:])
-            raise ValueError(f"adapter.channels is {self.channels}, the segmenter's last levels have {found}")
-        size = getattr(segmenter, "image_size", clip.frames.shape[-1])
+        """Encode each video once (each item, where language is `within`), integrate, one row an item."""
         frames = clip.frames if clip.past is None else torch.cat([clip.past, clip.frames], 1)
         slots = clip_slots(frames.shape[1], self.frames).to(frames.device)[-clip.time :]
-        stem = self.stem_slots(normalise(frames.flatten(0, 1), size).unflatten(0, frames.shape[:2]), slots)
+        stem = self.stem_slots(segmenter.prepare(frames.flatten(0, 1)).unflatten(0, frames.shape[:2]), slots)
         if self.within is not None:
             inner = self.within(clip, segmenter)
             levels = tuple(level.flatten(0, 1) for level in inner.pyramid[-STAGES:])

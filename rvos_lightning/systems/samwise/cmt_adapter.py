@@ -1,12 +1,12 @@
 """SAMWISE's adapter: RoBERTa (or CLIP) and SAM 2's trunk side by side, mixed after chosen stages."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
 
-from rvos_lightning.core.seams import Adapter, Segmenter
+from rvos_lightning.core.seams import Adapter, Segmenter, agreed
 from rvos_lightning.core.types import Clip, Features
 from rvos_lightning.parts.layers.convolutions import SpaceTimeMix
 from rvos_lightning.parts.text.encoder import TextEncoder
@@ -18,21 +18,20 @@ class CMTAdapter(Adapter):
 
     Args:
         text: text encoder, run in pieces beside the trunk.
-        channels: of the segmenter's four stages (its `stage_channels`).
+        channels: of the segmenter's stages (its `stage_channels`); None asks it.
         stages: trunk stages followed by an adapter, counted from 0; any subset.
-        text_layers: text layers done when each of the four stages is done (official: 1, hard-coded, then
+        text_layers: text layers done when each of the stages is done (official: 1, hard-coded, then
             fusion_stages_txt).
         dim: inner width of the adapters.
         heads: attention heads.
-        patches: side of the attention tubes per stage of `stages`, or one per stage 1, 2, 3.
+        patches: side of the attention tubes per stage of `stages`, or one for every stage but stage 0, which then
+            takes twice the first.
         selective: Hierarchical Selective Attention on (video) or off (RefCOCO pre-training).
         dropout: of that attention.
         convolve: stages after which a space-time convolution mixes neighbouring cells of neighbouring frames, before
             any adapter there (ours: attention alone learns no direction of motion from scratch in minutes).
-        parity: `official` lets pixels attend to padding in batches of uneven sentences, as the official training does.
-
-    Raises:
-        ValueError: lists that do not fit each other.
+        parity: `official` lets pixels attend to padding in training batches of uneven sentences, as the official
+            training does; in evaluation padding is never attended (the official code asks one sentence at a time).
     """
 
     licence = "SAMWISE, weights: Apache-2.0"
@@ -40,7 +39,7 @@ class CMTAdapter(Adapter):
     def __init__(
         self,
         text: TextEncoder,
-        channels: Sequence[int] = (112, 224, 448, 896),
+        channels: Sequence[int] | None = None,
         stages: Sequence[int] = (1, 2, 3),
         text_layers: Sequence[int] = (1, 4, 8, 12),
         dim: int = 256,
@@ -52,41 +51,76 @@ class CMTAdapter(Adapter):
         parity: Literal["fixed", "official"] = "fixed",
     ) -> None:
         super().__init__()
-        self.text, self.channels, self.stages, self.parity = text, tuple(channels), sorted(stages), parity
-        self.boundaries = (0, *text_layers)
-        if (
-            len(text_layers) != len(channels)
-            or text_layers[-1] != text.depth
-            or list(text_layers) != sorted(text_layers)
-        ):
-            raise ValueError(
-                f"CMTAdapter text_layers {list(text_layers)}: need {len(channels)} rising numbers ending at the text "
-                f"encoder's depth {text.depth}"
-            )
-        if not self.stages or not set(self.stages) <= set(range(len(channels))):
-            raise ValueError(f"CMTAdapter stages {list(stages)}: give some of 0..{len(channels) - 1}")
-        if not set(convolve) <= set(range(len(channels))):
-            raise ValueError(f"CMTAdapter convolve {list(convolve)}: give some of 0..{len(channels) - 1}, or none")
+        self.text, self.channels, self.stages, self.parity = text, channels, sorted(stages), parity
+        self.text_dim = text.width
+        self.boundaries, self.patches, self.selective = (0, *text_layers), tuple(patches), selective
+        self.inner, self.convolve = (dim, heads, dropout), tuple(convolve)
         self._read: tuple[tuple[tuple[str, ...], torch.device], tuple[Tensor, Tensor | None, Tensor]] | None = None
         self.register_load_state_dict_post_hook(_forget)
-        sides = dict(zip(self.stages if len(patches) == len(self.stages) else (1, 2, 3), patches, strict=True))
+
+    def fit_to(self, segmenter: Segmenter, adapter: Adapter | None = None) -> Self:
+        """An adapter for each chosen stage of the segmenter.
+
+        Raises:
+            ValueError: lists that do not fit the segmenter, the text encoder or each other.
+        """
+        super().fit_to(segmenter)
+        channels = agreed("adapter.channels", self.channels, tuple(segmenter.stage_channels), segmenter)
+        self._check_lists(len(channels), type(segmenter).__name__)
+        dim, heads, dropout = self.inner
+        sides = self.tube_sides(len(channels), segmenter.stage_sides) if self.selective else {}
         self.adapters = nn.ModuleDict(
             {
-                str(stage): CrossModalTemporal(
-                    self.channels[stage], text.width, dim, heads, sides[stage] if selective else None, dropout
-                )
+                str(stage): CrossModalTemporal(channels[stage], self.text.width, dim, heads, sides.get(stage), dropout)
                 for stage in self.stages
             }
         )
-        self.convolutions = nn.ModuleDict({str(stage): SpaceTimeMix(self.channels[stage]) for stage in convolve})
+        self.convolutions = nn.ModuleDict({str(stage): SpaceTimeMix(channels[stage]) for stage in self.convolve})
+        return self
+
+    def tube_sides(self, count: int, maps: tuple[int, ...] | None) -> dict[int, int]:
+        """Side of the attention tubes at every stage that has an adapter.
+
+        Args:
+            count: of the segmenter's stages.
+            maps: sides of their maps, if these are fixed.
+
+        Raises:
+            ValueError: too few or too many sides, or one that does not divide its map.
+        """
+        if len(self.patches) == len(self.stages):
+            sides = dict(zip(self.stages, self.patches, strict=True))
+        elif len(self.patches) == count - 1:
+            sides = {0: 2 * self.patches[0], **dict(enumerate(self.patches, start=1))}
+        else:
+            raise ValueError(
+                f"--model.network.adapter.patches {list(self.patches)} has {len(self.patches)} values: give "
+                f"{len(self.stages)}, one for each of stages {self.stages}, or {count - 1}, one for each stage but 0"
+            )
+        for stage in self.stages if maps is not None else ():
+            if maps[stage] % sides[stage]:
+                raise ValueError(
+                    f"--model.network.adapter.patches: {sides[stage]} cells at stage {stage} do not divide the "
+                    f"segmenter's {maps[stage]} x {maps[stage]} map; change it or model.network.segmenter.image_size"
+                )
+        return sides
+
+    def _check_lists(self, count: int, name: str) -> None:
+        layers = list(self.boundaries[1:])
+        if len(layers) != count or layers[-1] != self.text.depth or layers != sorted(layers):
+            raise ValueError(
+                f"--model.network.adapter.text_layers {layers}: need {count} rising numbers, one a stage of {name}, "
+                f"ending at the text encoder's depth {self.text.depth}"
+            )
+        for flag, chosen in (("stages", self.stages), ("convolve", self.convolve)):
+            if not set(chosen) <= set(range(count)) or (flag == "stages" and not chosen):
+                raise ValueError(
+                    f"--model.network.adapter.{flag} {list(chosen)}: {name} has {count} stages, give some of "
+                    f"0..{count - 1}"
+                )
 
     def forward(self, clip: Clip, segmenter: Segmenter) -> Features:
         """Encode every video up to the first adapter, from there every item; words come out after the last."""
-        if tuple(segmenter.stage_channels) != self.channels:
-            raise ValueError(
-                f"CMTAdapter channels {list(self.channels)}, {type(segmenter).__name__} stages have "
-                f"{list(segmenter.stage_channels)}; set adapter.channels to the latter"
-            )
         ids, real, words = self.read(tuple(clip.expressions or ()))
         walk = _Walk(self, clip, real, words)
         frames = blank_padding(clip, segmenter.pixel_mean).flatten(0, 1)
@@ -147,7 +181,7 @@ class _Walk:
             pixels = adapter.convolutions[str(stage)](pixels.unflatten(0, (-1, self.clip.time))).flatten(0, 1)
         if stage not in adapter.stages:
             return pixels
-        real = None if adapter.parity == "official" else self.real
+        real = None if adapter.parity == "official" and adapter.training else self.real
         clips = pixels.unflatten(0, (len(self.clip), -1))
         more_pixels, more_words = adapter.adapters[str(stage)](clips, self.words, real)
         self.words = self.words + more_words

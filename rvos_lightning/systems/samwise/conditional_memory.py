@@ -1,19 +1,18 @@
 """SAMWISE's memory: SAM 2's bank, and an encoder that may write another object into it."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from rvos_lightning.core.seams import Memory, Segmenter
+from rvos_lightning.core.seams import Adapter, Memory, Segmenter, agreed
 from rvos_lightning.core.types import Clip, Features, Prediction, Prompt, State
 from rvos_lightning.parts.memories.sam2_memory import (
     Sam2Memory,
     Sam2State,
-    check_sam2,
     frame_of,
     prompt_of,
     stack,
@@ -47,7 +46,7 @@ class ConditionalMemory(Memory):
     """Tracks with SAM 2's memory and notices when another object fits the sentence better (SAMWISE, section 3.3).
 
     Args:
-        dim: width of pointers and decoder tokens (the segmenter's prompt_dim).
+        dim: width of pointers and decoder tokens; None: the segmenter's prompt_dim.
         switching: consult the Conditional Memory Encoder; off, only SAM 2's memory is left.
         window: the encoder is first consulted at frame `window` + 1, and again `window` - 1 frames after a switch.
         switch: what a switch writes to memory: memory-less logits times 10 where positive (`reweight`), the mean of
@@ -59,9 +58,11 @@ class ConditionalMemory(Memory):
             videos of 8k + 1 frames loses the memory).
     """
 
+    needs = Sam2  # its decoder yields the token of the first two-way block
+
     def __init__(
         self,
-        dim: int = 256,
+        dim: int | None = None,
         switching: bool = True,
         window: int = 4,
         switch: Literal["reweight", "avg", "all_mask"] = "reweight",
@@ -73,13 +74,19 @@ class ConditionalMemory(Memory):
         super().__init__()
         self.window, self.switch, self.parity = window, switch, parity
         self.bank = Sam2Memory()
-        self.encoder = ConditionalMemoryEncoder(dim, heads, hidden, dropout) if switching else None
+        self.dim, self.switching, self.inner = dim, switching, (heads, hidden, dropout)
+
+    def fit_to(self, segmenter: Segmenter, adapter: Adapter | None = None) -> Self:
+        """The Conditional Memory Encoder at the segmenter's width."""
+        super().fit_to(segmenter, adapter)
+        dim = agreed("memory.dim", self.dim, segmenter.prompt_dim, segmenter)
+        self.encoder = ConditionalMemoryEncoder(dim, *self.inner) if self.switching else None
+        return self
 
     def forward(
-        self, features: Features, prompt: Prompt, segmenter: Segmenter, state: State | None, clip: Clip
+        self, features: Features, prompt: Prompt, segmenter: Sam2, state: State | None, clip: Clip
     ) -> Prediction:
         """Segment the window frame by frame, all items in lock-step; see `seams.Memory`."""
-        segmenter = check_sam2(segmenter)
         state = self.start(state, clip)
         first = state.frame
         candidates = None if self.encoder is None else self.look_without_memory(features, prompt, segmenter, first)

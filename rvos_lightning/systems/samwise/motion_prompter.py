@@ -1,11 +1,14 @@
 """SAMWISE's prompt: the sentence's state, carried over into SAM 2's prompt space by a small MLP."""
 
+from typing import Self
+
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rvos_lightning.core.seams import Prompter
+from rvos_lightning.core.seams import Adapter, Prompter, Segmenter
 from rvos_lightning.core.types import Clip, Features, Prompt
+from rvos_lightning.parts.prompters.sentence import prompt_widths
 
 
 class MotionPrompter(Prompter):
@@ -15,22 +18,22 @@ class MotionPrompter(Prompter):
     checkpoint, and the released code for it mixes up captions and frames; it is left out here.
 
     Args:
-        text_dim: width of the sentence's vector.
-        prompt_dim: width of the segmenter's prompt tokens.
+        text_dim: width of the sentence's vector (768 as published); None: the adapter's.
+        prompt_dim: width of prompt tokens (256 as published); None: the segmenter's.
     """
 
-    def __init__(self, text_dim: int = 768, prompt_dim: int = 256) -> None:
+    def __init__(self, text_dim: int | None = None, prompt_dim: int | None = None) -> None:
         super().__init__()
-        self.project_text = PromptMLP(text_dim, prompt_dim)
+        self.text_dim, self.prompt_dim = text_dim, prompt_dim
+
+    def fit_to(self, segmenter: Segmenter, adapter: Adapter | None = None) -> Self:
+        """The MLP between the adapter's sentence and the segmenter's prompts."""
+        super().fit_to(segmenter, adapter)
+        self.project_text = PromptMLP(*prompt_widths(self, segmenter, adapter))
+        return self
 
     def forward(self, clip: Clip, features: Features) -> Prompt:
-        """The prompt of every item and frame.
-
-        Raises:
-            ValueError: the adapter gave no sentence vector.
-        """
-        if features.sentence is None:
-            raise ValueError("MotionPrompter needs features.sentence; use an adapter that reads language (CMTAdapter)")
+        """The prompt of every item and frame."""
         token = self.project_text(features.sentence)
         return Prompt(token[:, None, None].expand(-1, clip.time, -1, -1))
 

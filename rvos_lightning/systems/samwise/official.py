@@ -165,6 +165,7 @@ def trunk_variant(state: Mapping[str, Tensor]) -> str:
 
 def parts_for(state: Mapping[str, Tensor]) -> nn.Module:
     """The parts an official state dict belongs to, without memory for their weights, named as in the network."""
+    from rvos_lightning.core.network import PromptedSegmenter
     from rvos_lightning.parts.segmenters.sam2 import Sam2
     from rvos_lightning.parts.text.roberta import Roberta, TextSize
     from rvos_lightning.parts.text.tokenizers import WordTokenizer
@@ -187,15 +188,13 @@ def parts_for(state: Mapping[str, Tensor]) -> nn.Module:
         segmenter = Sam2(trunk_variant(state), object_scores="sam.no_obj_ptr" in state)
         adapter = CMTAdapter(
             Roberta(size=size, tokenizer=WordTokenizer((), buckets=1)),
-            channels=segmenter.stage_channels,
             text_layers=(1, depth // 3, 2 * depth // 3, depth),
             dim=state["cmt_adapters.0.proj_vis_down.0.weight"].shape[0],
             patches=[8 if place is None else int(place.shape[-2] ** 0.5) for place in places],
             selective=places[0] is not None,
         )
-        prompter = MotionPrompter(width, segmenter.prompt_dim)
-        memory = ConditionalMemory(segmenter.prompt_dim, switching=CME + "decision_token.weight" in state)
-    return nn.ModuleDict({"segmenter": segmenter, "adapter": adapter, "prompter": prompter, "memory": memory})
+        memory = ConditionalMemory(switching=CME + "decision_token.weight" in state)
+        return PromptedSegmenter(segmenter, adapter, MotionPrompter(), memory)
 
 
 def _depth(state: Mapping[str, Tensor]) -> int:

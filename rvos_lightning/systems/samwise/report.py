@@ -15,7 +15,7 @@ from rvos_lightning.parts.text.encoder import TextEncoder
 from rvos_lightning.parts.text.roberta import Roberta
 from rvos_lightning.parts.text.tokenizers import WordTokenizer
 from rvos_lightning.systems.samwise.cmt_adapter import CMTAdapter
-from rvos_lightning.systems.samwise.conditional_memory import ConditionalMemory
+from rvos_lightning.systems.samwise.conditional_memory import ConditionalMemory, ConditionalMemoryEncoder
 from rvos_lightning.systems.samwise.motion_prompter import MotionPrompter
 
 
@@ -31,7 +31,13 @@ class Row:
 
 def adapters(text: TextEncoder, segmenter: Sam2, **options: object) -> CMTAdapter:
     """The CMT adapters of a configuration; the text encoder hangs below them and is counted apart."""
-    return CMTAdapter(text, segmenter.stage_channels, **options)  # type: ignore[arg-type]
+    return CMTAdapter(text, **options).fit_to(segmenter)  # type: ignore[arg-type]
+
+
+def beside(segmenter: Sam2, adapter: CMTAdapter) -> tuple[MotionPrompter, ConditionalMemoryEncoder]:
+    """The text MLP and the Conditional Memory Encoder of a configuration."""
+    memory = ConditionalMemory().fit_to(segmenter, adapter)
+    return MotionPrompter().fit_to(segmenter, adapter), memory.encoder
 
 
 def count(modules: Iterable[nn.Module] | nn.Module) -> int:
@@ -49,7 +55,8 @@ def rows() -> list[Row]:
 def module_rows() -> list[Row]:
     """The released model, part by part (RoBERTa, Hiera-B+)."""
     sam, text = Sam2("hiera_b+"), Roberta(tokenizer=WordTokenizer())
-    cmt, mlp, cme = adapters(text, sam).adapters, MotionPrompter(), ConditionalMemory().encoder
+    fitted = adapters(text, sam)
+    cmt, (mlp, cme) = fitted.adapters, beside(sam, fitted)
     trained = count(cmt) + count(cme)
     return [
         Row("Hiera-B+ trunk", count(sam.image_encoder.trunk)),
@@ -72,7 +79,8 @@ def total_rows() -> list[Row]:
     ):
         for variant in ("hiera_t", "hiera_b+", "hiera_l"):
             sam = Sam2(variant)  # type: ignore[arg-type]
-            parts = (sam, text, adapters(text, sam).adapters, MotionPrompter(text.width), ConditionalMemory().encoder)
+            fitted = adapters(text, sam)
+            parts = (sam, text, fitted.adapters, *beside(sam, fitted))
             remark = "without the LM head that the official file carries (642,393)" if name == "RoBERTa" else ""
             found.append(Row(f"total, {name}, {variant}", count(parts), published.get((name, variant), ""), remark))
     return found
@@ -81,8 +89,9 @@ def total_rows() -> list[Row]:
 def layer_rows() -> list[Row]:
     """Supplementary, ablation of the adapted layers (CLIP-B)."""
     sam, text = Sam2("hiera_b+"), ClipText(tokenizer=WordTokenizer())
-    rest = count(MotionPrompter(text.width)) + count(ConditionalMemory().encoder)
-    found = [Row("no adapter: text MLP", count(MotionPrompter(text.width)), "0.3 M")]
+    mlp, cme = beside(sam, adapters(text, sam))
+    rest = count(mlp) + count(cme)
+    found = [Row("no adapter: text MLP", count(mlp), "0.3 M")]
     for stages, published, remark in (
         ((3,), "2.2 M", "with text MLP and CME"),
         ((2, 3), "3.5 M", "with text MLP and CME"),
@@ -98,7 +107,7 @@ def layer_rows() -> list[Row]:
 def width_rows() -> list[Row]:
     """Supplementary, ablation of the adapters' width (CLIP-B)."""
     sam, text = Sam2("hiera_b+"), ClipText(tokenizer=WordTokenizer())
-    rest = count(MotionPrompter(text.width)) + count(ConditionalMemory().encoder)
+    rest = count(beside(sam, adapters(text, sam)))
     found = []
     for dim, published in ((64, "1.0 M"), (128, "2.1 M"), (256, "4.2 M"), (384, "8.8 M")):
         alone = count(adapters(text, sam, dim=dim).adapters)

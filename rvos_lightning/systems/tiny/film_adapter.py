@@ -2,13 +2,14 @@
 
 import re
 import zlib
+from typing import Self
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rvos_lightning.core.seams import Adapter, Segmenter
+from rvos_lightning.core.seams import Adapter, Segmenter, agreed
 from rvos_lightning.core.types import Clip, Features
 
 
@@ -56,27 +57,29 @@ class FiLMAdapter(Adapter):
     the coarsest stage, so that motion words mean something.
 
     Args:
-        stage_channels: must equal the segmenter's.
+        stage_channels: of the segmenter's stages; None asks it.
         width: of the word encoder.
     """
 
-    def __init__(self, stage_channels: tuple[int, ...] = (16, 32, 64), width: int = 64):
+    def __init__(self, stage_channels: tuple[int, ...] | None = None, width: int = 64):
         super().__init__()
-        self.stage_channels = tuple(stage_channels)
+        self.stage_channels, self.text_dim = stage_channels, width
         self.words = WordEncoder(width)
-        self.film = nn.ModuleList(nn.Linear(width, 2 * channels) for channels in stage_channels)
-        self.time = nn.ModuleList(nn.Conv2d(channels, channels, (5, 1), padding=(2, 0)) for channels in stage_channels)
+
+    def fit_to(self, segmenter: Segmenter, adapter: Adapter | None = None) -> Self:
+        """Two layers for every stage of the segmenter."""
+        super().fit_to(segmenter)
+        stages = agreed("adapter.stage_channels", self.stage_channels, segmenter.stage_channels, segmenter)
+        self.film = nn.ModuleList(nn.Linear(self.text_dim, 2 * channels) for channels in stages)
+        self.time = nn.ModuleList(nn.Conv2d(channels, channels, (5, 1), padding=(2, 0)) for channels in stages)
+        return self
 
     def forward(self, clip: Clip, segmenter: Segmenter) -> Features:
         """Encode every item's frames under its own sentence.
 
         Raises:
-            ValueError: the segmenter's stages have other widths, or the clip has no expressions.
+            ValueError: the clip has no expressions.
         """
-        if self.stage_channels != tuple(segmenter.stage_channels):
-            raise ValueError(
-                f"adapter.stage_channels {self.stage_channels} differ from the segmenter's {segmenter.stage_channels}"
-            )
         if clip.expressions is None:
             raise ValueError("FiLMAdapter needs expressions; this clip is prompted by a user")
         states, mask, sentence = self.words(clip.expressions)

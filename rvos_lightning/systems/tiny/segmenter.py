@@ -20,7 +20,7 @@ class TinySegmenter(Segmenter):
     def __init__(self, widths: tuple[int, int, int] = (16, 32, 64), prompt_dim: int = 32):
         super().__init__()
         self.channels = self.stage_channels = tuple(widths)
-        self.prompt_dim = prompt_dim
+        self.prompt_dim, self.stride = prompt_dim, 8
         inputs = (5, *widths[:-1])  # RGB and the pixel's x and y: "left of" needs to know where it is
         self.stages = nn.ModuleList(
             nn.Sequential(*halving(i, o), Residual(o)) for i, o in zip(inputs, widths, strict=True)
@@ -29,9 +29,13 @@ class TinySegmenter(Segmenter):
         self.smooth = refinement(prompt_dim)
         self.presence = nn.Linear(2 * prompt_dim, 1)
 
+    def prepare(self, images: Float[Tensor, "images 3 height width"]) -> Float[Tensor, "images 3 height width"]:
+        """RGB in [-1, 1], at any size."""
+        return images * 2 - 1
+
     def encode(self, images: Float[Tensor, "images 3 height width"], after_stage: StageHook | None = None) -> Pyramid:
         """Maps at strides 2, 4, 8."""
-        x = torch.cat([images * 2 - 1, coordinates(images)], dim=1)
+        x = torch.cat([self.prepare(images), coordinates(images)], dim=1)
         pyramid = []
         for i, stage in enumerate(self.stages):
             x = stage(x)

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from rvos_lightning.core.seams import Segmenter
 from rvos_lightning.core.types import Clip, ClipMeta, Features, Prompt
-from rvos_lightning.parts.memories.sam2_memory import Sam2Memory, check_sam2
+from rvos_lightning.parts.memories.sam2_memory import Sam2Memory
 from rvos_lightning.parts.segmenters.sam2 import Sam2
 from rvos_lightning.parts.segmenters.sam2_build import Sam2Size
+from rvos_lightning.systems.tiny.segmenter import TinySegmenter
 
 SIZE = Sam2Size(
     embed_dim=8, stages=(1, 1, 1, 1), global_blocks=(), windows=(4, 4, 4, 2), hidden=16, memory_width=8,
@@ -97,12 +97,5 @@ def test_absent_objects_are_emptied_in_evaluation_only():
 
 
 def test_other_segmenters_are_refused():
-    class Other(Segmenter):
-        def encode(self, images, after_stage=None):
-            return ()
-
-        def decode(self, features, tokens, dense=None):
-            raise NotImplementedError
-
-    with pytest.raises(ValueError, match="Other"):
-        check_sam2(Other())
+    with pytest.raises(ValueError, match="Sam2Memory needs a VideoSegmenter, which TinySegmenter is not"):
+        Sam2Memory().fit_to(TinySegmenter())
