@@ -4,6 +4,7 @@ from typing import Literal
 
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from rvos_lightning.core.seams import Objective
@@ -77,16 +78,20 @@ class Presence(Objective):
     def __init__(self, weight: float = 1.0) -> None:
         self.weight = weight
 
-    def terms(self, batch: Batch, prediction: Prediction) -> dict[str, Float[Tensor, ""]]:
-        """The weighted term over annotated frames.
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Look at the network before any batch.
 
         Raises:
-            ValueError: the network does not say whether the object is there.
+            ValueError: it does not say whether the object is there.
         """
-        if prediction.presence_logits is None:
+        if stage == "fit" and not pl_module.network.says_presence:
             raise ValueError(
-                "objective Presence: the network gives no presence_logits; remove it or turn object scores on"
+                "objective Presence: the network gives no presence_logits. Take the objective away (--objectives.NAME "
+                "null) or turn object scores on (--model.network.segmenter.occlusion true of Sam, object_scores of Sam2)"
             )
+
+    def terms(self, batch: Batch, prediction: Prediction) -> dict[str, Float[Tensor, ""]]:
+        """The weighted term over annotated frames."""
         logits = prediction.presence_logits.float()
         present = batch.targets.masks.flatten(2).any(2).to(logits.dtype)
         annotated = batch.targets.annotated.to(logits.dtype)

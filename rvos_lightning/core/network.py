@@ -27,6 +27,7 @@ class PromptedSegmenter(Network):
         self.adapter = adapter
         self.prompter = prompter
         self.memory = memory
+        self.says_presence = segmenter.says_presence
         adapter.fit_to(segmenter)
         prompter.fit_to(segmenter, adapter)
         memory.fit_to(segmenter, adapter)

@@ -46,7 +46,13 @@ class Decoded:
 
 
 class Network(nn.Module, ABC):
-    """Anything `RVOSModule` can train: a clip in, a prediction out, targets never seen."""
+    """Anything `RVOSModule` can train: a clip in, a prediction out, targets never seen.
+
+    Attributes:
+        says_presence: predictions have `presence_logits`.
+    """
+
+    says_presence: bool = True
 
     @abstractmethod
     def forward(self, clip: Clip, state: State | None = None) -> Prediction:

@@ -9,6 +9,7 @@ sides is accounted for.
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -168,7 +169,12 @@ def freeze(module: nn.Module, train_mode: bool = False) -> nn.Module:
     module.requires_grad_(False)
     if not train_mode:
         module.eval()
-        module.train = lambda mode=True: module  # type: ignore[method-assign, assignment]
+        # Bound by `partial`, not by a closure: a deep copy's `train` then returns the copy.
+        module.train = partial(_stay, module)  # type: ignore[method-assign, assignment]
+    return module
+
+
+def _stay(module: nn.Module, mode: bool = True) -> nn.Module:
     return module
 
 

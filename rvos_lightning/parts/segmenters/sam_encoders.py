@@ -82,8 +82,7 @@ class TinyVitEncoder(nn.Module):
         self.stage_channels = (*widths[1:], widths[-1])
         self.stage_strides = (shape.stride // 2, shape.stride, shape.stride, shape.stride)
         self.channels = (*widths[1:], dim)
-        # timm caches the expanded attention biases in eval mode; a table built before loading would be stale.
-        self.register_load_state_dict_post_hook(lambda module, _: module.train(module.training) and None)
+        self.register_load_state_dict_post_hook(_forget_biases)
 
     @property
     def layers(self) -> int:
@@ -112,6 +111,18 @@ class TinyVitEncoder(nn.Module):
             x = stages[i].blocks(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         x = after_stage(len(stages) - 1, x) if after_stage else x
         return (*levels, self.neck(x))
+
+
+def _forget_biases(encoder: nn.Module, keys: object) -> None:
+    """timm keeps expanded attention biases in eval mode until `train` is called; new weights make them stale.
+
+    Called on the attentions themselves, since `train` of a frozen encoder does nothing.
+    """
+    from timm.models.tiny_vit import Attention
+
+    for module in encoder.modules():
+        if isinstance(module, Attention):
+            module.train(module.training)
 
 
 class RepVitEncoder(nn.Module):

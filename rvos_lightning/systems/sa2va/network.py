@@ -46,7 +46,8 @@ class Sa2VA(Network):
     ) -> None:
         super().__init__()
         self.segmenter, self.prompter = segmenter, prompter
-        self.prompter.fit_to(segmenter)
+        self.says_presence = segmenter.says_presence
+        prompter.fit_to(segmenter)
         self.inference = inference or best_inference(segmenter)
         check(segmenter, self.inference, bool(track_in_training))
         if self.inference == "frames":

@@ -223,7 +223,7 @@ def load_tokenizer(path: Path) -> Any:
     Raises:
         ValueError: nothing there, or a tokenizer without [SEG] and the image tokens.
     """
-    from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerFast
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     from rvos_lightning.systems.sa2va.conversation import CONTEXT, IMAGE_END, IMAGE_START, SEG
 
@@ -235,7 +235,9 @@ def load_tokenizer(path: Path) -> Any:
     if path.is_dir():
         tokenizer = AutoTokenizer.from_pretrained(path)
     elif path.suffix == ".model":  # InternLM2: SentencePiece; its own class is remote code
-        tokenizer = LlamaTokenizer.from_pretrained(path.parent, legacy=True)
+        from rvos_lightning.systems.sa2va.sentence_pieces import SentencePieces
+
+        tokenizer = SentencePieces.from_pretrained(path.parent, legacy=True)
     else:
         tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(path))
     known = tokenizer.get_vocab()

@@ -156,8 +156,8 @@ class CMTAdapter(Adapter):
 
 
 def _forget(adapter: CMTAdapter, keys: object) -> None:
-    """New weights make the kept words stale."""
-    adapter.train(adapter.training)
+    """New weights make the kept words stale (not by `train`, which a frozen adapter ignores)."""
+    adapter._read = None
 
 
 class _Walk:
