@@ -87,7 +87,8 @@ class Presence(Objective):
         if stage == "fit" and not pl_module.network.says_presence:
             raise ValueError(
                 "objective Presence: the network gives no presence_logits. Take the objective away (--objectives.NAME "
-                "null) or turn object scores on (--model.network.segmenter.occlusion true of Sam, object_scores of Sam2)"
+                "null) or turn object scores on (--model.network.segmenter.occlusion true for Sam, object_scores for "
+                "Sam2)"
             )
 
     def terms(self, batch: Batch, prediction: Prediction) -> dict[str, Float[Tensor, ""]]:

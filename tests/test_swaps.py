@@ -15,7 +15,9 @@ SWAPS = {
     "samwise over hiera_t": ("samwise", f"{SEGMENTER}.variant", "hiera_t"),
     "tiny over an image SAM": ("tiny", SEGMENTER, SAM, f"{SEGMENTER}.variant", "small"),
     "sa2va over another SAM 2": ("sa2va", f"{SEGMENTER}.variant", "hiera_t"),
-    "sa2va over an image SAM": ("sa2va", SEGMENTER, SAM, f"{SEGMENTER}.variant", "small", f"{SEGMENTER}.occlusion", "true"),
+    "sa2va over an image SAM": (
+        "sa2va", SEGMENTER, SAM, f"{SEGMENTER}.variant", "small", f"{SEGMENTER}.occlusion", "true"
+    ),
     "adapters after all stages": ("samwise", f"{ADAPTER}.stages", "[0,1,2,3]"),
     "adapter after one stage": ("samwise", f"{ADAPTER}.stages", "[2]"),
     "cmt in edge_sam": ("sam_i2v_cmt", f"{SEGMENTER}.variant", "edge_sam", f"{SEGMENTER}.image_size", "128"),

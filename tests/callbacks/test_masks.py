@@ -1,5 +1,7 @@
 """DICE, focal and presence losses as objectives."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.nn import functional
@@ -74,8 +76,9 @@ def test_targets_at_original_size_see_the_picture_without_padding():
 
 def test_presence():
     batch, prediction = made()
-    with pytest.raises(ValueError, match="presence_logits"):
-        Presence().terms(batch, prediction)
+    silent = SimpleNamespace(network=SimpleNamespace(says_presence=False))
+    with pytest.raises(ValueError, match="--objectives.NAME null"):
+        Presence().setup(None, silent, "fit")
     batch.targets.masks[0, 0] = False
     prediction.presence_logits = torch.tensor([[-2.0, 2.0, 2.0], [2.0, 2.0, 2.0]])
     expected = functional.softplus(torch.tensor(-2.0))

@@ -192,7 +192,7 @@ def check_selection(recording: Recording, case: str, memory: torch.nn.Module) ->
     assert torch.tensor(blocks).T.tolist() == recording[f"{case}.block_frames"].long().tolist()
     rows = [[6 - b.code for b in r.blocks for _ in range(b.count)] for r in readings]
     assert torch.tensor(rows).T.tolist() == recording[f"{case}.block_tpos_row"].long().tolist()
-    pointers = [[b for b in r.blocks for _ in range(b.count) if b.pointer is not None] for r in readings]
+    pointers = [[b for b in r.blocks for _ in range(b.pointer_count)] for r in readings]
     assert [[b.frame for b in r] for r in zip(*pointers, strict=True)] == recording[
         f"{case}.ptr_frames"
     ].long().tolist()

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -147,15 +147,6 @@ class Sam2(VideoSegmenter):
             freeze(self, train_mode=dropout or bool(trainable))
             for name in trainable:
                 self.get_submodule(name).requires_grad_(True)
-        # What no language prompt ever reaches would break distributed training if it waited for gradients.
-        prompts, decoder = self.sam_prompt_encoder, self.sam_mask_decoder
-        unused_heads = (
-            decoder.output_hypernetworks_mlps[:1] if self.multimask else decoder.output_hypernetworks_mlps[1:]
-        )
-        for module in (prompts.point_embeddings, prompts.mask_downscaling, decoder.iou_prediction_head, unused_heads):
-            module.requires_grad_(False)
-        self.mask_downsample.requires_grad_(False)
-        self.no_mem_pos_enc.requires_grad_(False)
 
     # Image encoder
 
@@ -219,13 +210,24 @@ class Sam2(VideoSegmenter):
         fixed = torch.cat([*score, decoder.iou_token.weight, decoder.mask_tokens.weight, *empty])
         return torch.cat([fixed.expand(len(tokens), -1, -1).to(tokens.dtype), tokens], dim=1)
 
+    def embed_points(
+        self, points: Float[Tensor, "batch points 2"], labels: Int[Tensor, "batch points"], frame_size: tuple[int, int]
+    ) -> Float[Tensor, "batch points dim"]:
+        """Prompt tokens of clicks (labels 1 and 0) and box corners (2 and 3).
+
+        Args:
+            points: x, y in pixels of a frame.
+            labels: of the points.
+            frame_size: height and width of that frame.
+        """
+        if self.fit == "stretch":
+            points = points * points.new_tensor([self.image_size / side for side in frame_size[::-1]])
+        return self.sam_prompt_encoder(points=(points, labels), boxes=None, masks=None)[0][:, : points.shape[1]]
+
     def box_tokens(self, boxes: Float[Tensor, "batch 4"], frame_size: tuple[int, int]) -> Float[Tensor, "batch 2 dim"]:
         """Prompt tokens of boxes (left, top, right, bottom, in pixels of a frame of that height and width)."""
-        corners = boxes.view(-1, 2, 2)
-        if self.fit == "stretch":
-            corners = corners * corners.new_tensor([self.image_size / side for side in frame_size[::-1]])
         labels = torch.tensor([2, 3], device=boxes.device).expand(len(boxes), 2)  # top-left, bottom-right
-        return self.sam_prompt_encoder(points=(corners, labels), boxes=None, masks=None)[0][:, :2]
+        return self.embed_points(boxes.view(-1, 2, 2), labels, frame_size)
 
     def decode(
         self,

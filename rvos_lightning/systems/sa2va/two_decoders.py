@@ -24,7 +24,7 @@ Role = Literal["finetuned", "original"]
 FINETUNED_PARTS = (
     "sam_mask_decoder.transformer",
     "sam_mask_decoder.output_upscaling",
-    "sam_mask_decoder.output_hypernetworks_mlps",
+    *(f"sam_mask_decoder.output_hypernetworks_mlps.{mask}" for mask in (1, 2, 3)),
     "sam_mask_decoder.conv_s0",
     "sam_mask_decoder.conv_s1",
     "sam_mask_decoder.mask_tokens",
@@ -102,14 +102,6 @@ class TwoDecoderSam2(Sam2):
         trackers = (self.memory_attention, self.memory_encoder, self.mask_downsample, self.sam_prompt_encoder)
         for module in (*trackers, self.obj_ptr_proj, self.original_decoder):
             module.requires_grad_(True)
-        # No loss reaches these; distributed training would wait for their gradients.
-        decoder = self.original_decoder
-        for module in (
-            self.sam_prompt_encoder.point_embeddings,
-            decoder.iou_prediction_head,
-            decoder.output_hypernetworks_mlps[:1],
-        ):
-            module.requires_grad_(False)
         for parameter in (self.maskmem_tpos_enc, self.no_mem_embed, self.no_obj_ptr):
             parameter.requires_grad_(True)
 

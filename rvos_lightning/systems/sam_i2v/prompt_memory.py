@@ -1,13 +1,11 @@
 """SAM-I2V's memory: which frame loop runs in training, online and offline (paper, sections 3 and 4)."""
 
-from dataclasses import replace
-
 from rvos_lightning.core.types import Clip, Features, Prediction, Prompt, State
 from rvos_lightning.parts.segmenters.sam import Sam
 from rvos_lightning.systems.sam_i2v.frame_loop import FrameLoop
 from rvos_lightning.systems.sam_i2v.memory_bank import TrackState
 from rvos_lightning.systems.sam_i2v.rounds import OfflineRounds
-from rvos_lightning.systems.sam_i2v.steps import MemorySteps, attached_zero
+from rvos_lightning.systems.sam_i2v.steps import MemorySteps
 
 
 class PromptMemory(MemorySteps):
@@ -19,8 +17,7 @@ class PromptMemory(MemorySteps):
         """Segment the window; see `seams.Memory`."""
         loop = self.loop(segmenter, features, prompt, clip, state)
         if self.training:
-            made = loop.train()
-            return replace(made, mask_logits=made.mask_logits + attached_zero(self, segmenter.prompt_encoder))
+            return loop.train()
         if clip.user is not None and clip.user.revisits:
             return OfflineRounds(loop).run()
         return loop.track()

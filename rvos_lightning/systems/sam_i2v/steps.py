@@ -240,12 +240,3 @@ def form(reading: Reading) -> tuple:
 def blank(batch: int, side: int, device: torch.device) -> Float[Tensor, "batch 1 side side"]:
     """Mask logits of items that were not prompted yet."""
     return torch.full((batch, 1, side, side), ABSENT, device=device)
-
-
-def attached_zero(*modules: nn.Module) -> Float[Tensor, ""]:
-    """Zero that reaches every trainable parameter: prompts decide which of them a step reads.
-
-    All ranks must have gradients for the same parameters, or DDP and FSDP2 wait for the others for ever.
-    """
-    trainable = [p for module in modules for p in module.parameters() if p.requires_grad and p.numel()]
-    return torch.stack([p.flatten()[0] for p in trainable]).sum() * 0 if trainable else torch.zeros(())

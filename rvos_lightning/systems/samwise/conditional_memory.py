@@ -102,9 +102,9 @@ class ConditionalMemory(Memory):
                 opinions.append((logits, ran))
             self.bank.write(state, frame[-1], full, pointers[-1], decoded, segmenter)
         if candidates is None:
-            return Prediction(state=state, **stack(frames))
+            return self.undoubted(Prediction(state=state, **stack(frames)))
         if self.training:
-            opinions = self.consult_all(pointers, candidates, first)
+            opinions = self.consult_all(pointers, candidates)
         return self.answer(frames, candidates, opinions, segmenter, state, clip)
 
     def start(self, state: State | None, clip: Clip) -> SwitchState:
@@ -118,12 +118,9 @@ class ConditionalMemory(Memory):
     def look_without_memory(
         self, features: Features, prompt: Prompt, segmenter: Sam2, first: int
     ) -> _Memoryless | None:
-        """Decode every frame at which the encoder may be consulted, in one batch: it depends on no other frame.
-
-        In training one frame is decoded even if none qualifies, so that the encoder always has a gradient.
-        """
+        """Decode every frame at which the encoder may be consulted, in one batch: it depends on no other frame."""
         time = features.pyramid[0].shape[1]
-        frames = tuple(t for t in range(time) if first + t > self.window) or ((time - 1,) if self.training else ())
+        frames = tuple(t for t in range(time) if first + t > self.window)
         if not frames:
             return None
         start, stop = frames[0], frames[-1] + 1
@@ -153,14 +150,21 @@ class ConditionalMemory(Memory):
         return logits, ran, torch.where(switched[:, None, None], other, full)
 
     def consult_all(
-        self, pointers: list[Tensor], candidates: _Memoryless, first: int
+        self, pointers: list[Tensor], candidates: _Memoryless
     ) -> list[tuple[Float[Tensor, "batch 2"], Bool[Tensor, "batch"]]]:
         """Training: every candidate frame at once; nothing is switched and nothing flows back into the pointers."""
         chosen = torch.stack([pointers[frame].detach() for frame in candidates.frames], dim=1)
         logits = self.encoder(chosen.flatten(0, 1), candidates.early_tokens.flatten(0, 1))
         logits = logits.unflatten(0, chosen.shape[:2])
-        due = [first + frame > self.window for frame in candidates.frames]
-        return [(logits[:, i], torch.full_like(logits[:, i, 0], due[i], dtype=torch.bool)) for i in range(len(due))]
+        return [(one, torch.ones_like(one[:, 0], dtype=torch.bool)) for one in logits.unbind(1)]
+
+    def undoubted(self, prediction: Prediction) -> Prediction:
+        """A window in which the encoder was asked about no frame."""
+        if self.encoder is None:
+            return prediction
+        none = prediction.mask_logits[:, :0].detach()
+        ran, logits = none.flatten(1).bool(), none.new_zeros(len(none), 0, 2)
+        return SwitchedPrediction(**vars(prediction), switch_ran=ran, switch_logits=logits, memoryless_logits=none)
 
     def answer(
         self,

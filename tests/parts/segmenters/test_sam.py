@@ -1,11 +1,14 @@
 """Image SAM: variants, hooks, weights."""
 
+import copy
+
 import pytest
 import torch
+from torch import nn
 
 from rvos_lightning.parts.segmenters.sam import Sam
 from rvos_lightning.parts.segmenters.sam_encoders import normalise
-from rvos_lightning.parts.weights import WeightsError
+from rvos_lightning.parts.weights import WeightsError, freeze
 
 
 def test_small_encodes_decodes_and_lets_hooks_in() -> None:
@@ -70,3 +73,30 @@ def test_spatial_adapters_start_as_nothing_and_alone_are_trained_in_a_frozen_enc
     assert not any(".mlp.mlp." in name for name in trained)
     with pytest.raises(ValueError, match="no transformer blocks"):
         Sam("edge_sam", adapter_width=8)
+
+
+@torch.no_grad()
+def test_a_frozen_encoder_forgets_biases_of_old_weights():
+    """timm keeps expanded attention biases in eval mode; a frozen encoder ignores `train`, which would clear them."""
+    torch.manual_seed(0)
+    sam, other = Sam("small", frozen_encoder=True).eval(), Sam("small").eval()
+    for parameter in other.parameters():
+        parameter.normal_(std=0.2)
+    image = torch.rand(1, 3, 64, 64)
+    sam.encode(image)
+    sam.load_state_dict(other.state_dict())
+    assert torch.equal(sam.encode(image)[-1], other.encode(image)[-1])
+
+
+def test_a_frozen_part_copies_deeply():
+    part = freeze(nn.Sequential(nn.Dropout(), nn.Linear(2, 2)))
+    copied = copy.deepcopy(part)
+    assert part.train() is part and copied.train() is copied and not copied.training
+    assert not any(parameter.requires_grad for parameter in copied.parameters())
+
+
+def test_pictures_are_squashed_alike_by_name_not_by_device():
+    pictures = torch.rand(1, 3, 40, 50)
+    pillow, own = Sam("small"), Sam("small", resample="torch")
+    assert not torch.equal(pillow.prepare(pictures), own.prepare(pictures))
+    assert (pillow.prepare(pictures) - own.prepare(pictures)).abs().mean() < 0.02  # levels are 0.017 apart

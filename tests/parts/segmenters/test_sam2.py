@@ -184,3 +184,18 @@ def test_weights_from_a_file(tmp_path):
 def test_image_size_must_fit():
     with pytest.raises(ValueError, match="image_size 100"):
         small(image_size=100)
+
+
+def test_clicks_can_be_learnt():
+    """A part that trains is not told by its constructor what will be asked of it."""
+    sam = small()
+    points, labels = torch.tensor([[[20.0, 10.0], [3.0, 60.0]]]), torch.tensor([[1, 0]])
+    levels = sam.encode(torch.rand(1, 3, 64, 64))
+    tokens = sam.embed_points(points, labels, (64, 64))
+    assert tokens.shape == (1, 2, 16)
+    sam.decode((*levels[:-1], sam.no_memory(levels[-1])), tokens).mask_logits.sum().backward()
+    negative, positive, *corners = sam.sam_prompt_encoder.point_embeddings
+    assert negative.weight.grad.abs().sum() > 0 and positive.weight.grad.abs().sum() > 0
+    boxes = sam.box_tokens(torch.tensor([[1.0, 2.0, 30.0, 40.0]]), (64, 64))
+    boxes.sum().backward()
+    assert all(corner.weight.grad.abs().sum() > 0 for corner in corners)
