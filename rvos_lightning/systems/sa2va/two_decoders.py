@@ -71,6 +71,7 @@ class TwoDecoderSam2(Sam2):
         **options: Any,
     ) -> None:
         super().__init__(variant, trainable=trainable, multimask=True, fit="stretch", **options)
+        # `options` is read by `get` alone, or jsonargparse would also offer what is given to `super` here.
         if options.get("weights") is None:  # no loss reaches this head: at random it would mix the three masks
             for parameter in self.sam_mask_decoder.iou_prediction_head.layers[-1].parameters():
                 nn.init.zeros_(parameter)
