@@ -49,6 +49,12 @@ def test_epochs_stretch_the_schedule_over_the_true_number_of_steps(tmp_path, acc
     assert kept["lr_schedulers"][0]["_last_lr"] == pytest.approx([0.01])
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_warm_up_as_a_share_counts_from_the_first_step(tmp_path):
+    rates, _ = fit(tmp_path, max_epochs=3, schedule=lambda made: WarmupCosine(made, warmup=0.2))  # 3 of 15
+    assert rates[:4] == pytest.approx([0.025, 0.05, 0.075, 0.1])
+
+
 @pytest.mark.parametrize("wrong", [{"total": 0}, {"total": -1}, {"warmup": -5}, {"final": 11}, {"final": -0.1}])
 def test_what_cannot_be_meant_is_refused_by_name(wrong):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1)

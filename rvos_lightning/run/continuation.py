@@ -71,6 +71,7 @@ class Continuation:
             self.schedule.load_state_dict({**self.schedule.state_dict(), **other})  # type: ignore[union-attr]
         if isinstance(self.schedule, Schedule):
             self.schedule.stretch(steps)
+            self._put_rates()  # those of the constructor could not know the end
         before, self._before = self._before, None
         if before is None:
             return
@@ -98,10 +99,16 @@ class Continuation:
             return
         shares = [now / base for now, base in zip(self.schedule.get_last_lr(), self.schedule.base_lrs, strict=True)]
         self.schedule.base_lrs = [group["lr"] for group in self._groups]
-        if isinstance(self.schedule, LambdaLR):
-            shares = [factor(self.schedule.last_epoch) for factor in self.schedule.lr_lambdas]
         for group, rate, share in zip(self.optimizer.param_groups, self.schedule.base_lrs, shares, strict=True):
             group["lr"] = rate * share
+        if isinstance(self.schedule, LambdaLR):
+            self._put_rates()
+
+    def _put_rates(self) -> None:
+        schedule: LambdaLR = self.schedule  # type: ignore[assignment]
+        every = zip(self.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True)
+        for group, rate, factor in every:
+            group["lr"] = rate * factor(schedule.last_epoch)
 
 
 def settings(group: Mapping[str, Any]) -> dict[str, Any]:
