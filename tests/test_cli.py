@@ -1,10 +1,13 @@
 """Facts of the command line that surprise people; each has a test because each once surprised us."""
 
+import os
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 
 import pytest
+import torch
 import yaml
 
 QUICK = [
@@ -154,11 +157,161 @@ def test_parts_that_do_not_fit_are_named(run, capsys):
 
 
 def test_weights_of_another_system_are_refused(run, capsys, tmp_path):
-    import torch
-
     from rvos_lightning.parts.weights import save
 
     save({"somewhere.else": torch.zeros(3)}, tmp_path / "other.safetensors")
     args = ["fit", "-c", "configs/tiny.yaml", *QUICK, "--model.weights", tmp_path / "other.safetensors"]
     text = refused(run, capsys, *args)
     assert "another system" in text and "somewhere.else" in text
+
+
+def test_null_is_null_however_deep(run, capsys):
+    flags = ["--model.network.segmenter.weights", "null", "--model.network.adapter.text.weights=null"]
+    network = printed(run, capsys, "fit", "-c", "configs/samwise.yaml", *flags)["model"]["network"]["init_args"]
+    assert network["segmenter"]["init_args"]["weights"] is None
+    assert network["adapter"]["init_args"]["text"]["init_args"]["weights"] is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--objectives.masc.dice", "5"], ["objectives has no 'masc'", "nearest   mask"]),
+        (["--objectives.second", "callbacks.DiceFocall"], ["no class callbacks.DiceFocall", "DiceFocal"]),
+        (["--data.difficulty", "mediun"], ["one of: easy, medium, hard", "nearest   medium"]),
+        (["--trainer.max_steps=1e3"], ["write 1000"]),
+        (["--lr", "1e-3"], ["nearest   model.optimizer.lr"]),
+        (["--model.optimizer.init_args.lrr", "1e-3"], ["model.optimizer.lrr", "nearest   lr"]),
+        (["--model.window", "${oc.env:RVOS_NOT_THERE}"], ["RVOS_NOT_THERE", "is not set", "model.window"]),
+        (["--model.window", "${trainer.max_stps}"], ["no such key", "trainer.max_steps"]),
+        (["--trainer.strategy", "dpp"], ["no strategy 'dpp'", "nearest   ddp"]),
+        (["--trainer.accelerator", "gpu"], ["--trainer.accelerator cpu"]),
+        (["--trainer.devices", "0", "--trainer.accelerator", "cpu"], ["--trainer.devices 1"]),
+        (["--trainer.logger", "WandbLogger"], ["WandbLogger needs the package wandb: pip install wandb"]),
+        (["--seed_everything", "-1"], ["seed_everything"]),
+        (["--trainer.val_check_interval", "0"], ["val_check_interval"]),
+        (["--trainer.enable_checkpointing", "false"], ["--callbacks.best null"]),
+        (["--model.network.adapter", "CMTAdapter"], ["CMTAdapter needs", "--model.network.adapter."]),
+        (["-c", "configs/tinny.yaml"], ["no such file", "nearest   configs/tiny.yaml"]),
+        (["-c", "README.md"], ["not YAML"]),
+        (["-c", "configs"], ["is a folder"]),
+        (["-c", "configs/samwise.yaml"], ["are both recipes"]),
+    ],
+    ids=lambda value: " ".join(value)[:40],
+)
+def test_what_cannot_be_meant_is_a_few_lines_and_no_traceback(run, capsys, flags, words):
+    if "WandbLogger" in flags and find_spec("wandb"):
+        pytest.skip("wandb is installed")
+    if "gpu" in flags and torch.cuda.is_available():
+        pytest.skip("a GPU is here")
+    text = refused(run, capsys, "fit", "-c", "configs/tiny.yaml", *flags)
+    for word in words:
+        assert word in text, text
+
+
+def test_a_bug_of_ours_keeps_its_traceback():
+    from rvos_lightning.run.failures import explain_exception
+
+    try:
+        first, second = _two_of_none()
+    except ValueError as error:
+        assert explain_exception(error, []) is None
+
+
+def _two_of_none():
+    return []
+
+
+def test_short_names_resolve_in_a_fresh_process(root):
+    """In a process of its own, which has imported no data set; a sentence stands where a list is due."""
+    words = ["predict", "-c", "configs/tiny.yaml", "--data", "VideoFiles", "--data.path", "x.mp4",
+             "--data.expressions", "the $5 note: red, or blue", "--print_config"]  # fmt: skip
+    done = subprocess.run([sys.executable, "-m", "rvos_lightning", *words], capture_output=True, text=True, cwd=root)
+    data = yaml.safe_load(done.stdout)["data"]
+    assert data["class_path"].endswith("VideoFiles") and data["init_args"]["expressions"] == "the $5 note: red, or blue"
+
+
+OFFLINE = """
+import socket, sys
+{imports}
+def connect(self, address, *rest):
+    if self.family != socket.AF_UNIX:
+        print("CONNECTS", address, flush=True)
+        raise OSError("no network in tests")
+def look_up(host, *rest, **more):
+    print("LOOKS UP", host, flush=True)
+    raise socket.gaierror("no network in tests")
+socket.socket.connect, socket.getaddrinfo = connect, look_up
+from rvos_lightning.run.cli import main
+text = ["--model.network.adapter.text.weights", "roberta-base"]
+sys.argv = ["rvos", "fit", "-c", "configs/samwise.yaml", *text, *{more}]
+main()
+"""
+
+
+@pytest.mark.parametrize("imports", ["", "import huggingface_hub, transformers, lightning"], ids=["user", "notebook"])
+def test_nothing_reaches_the_network(root, tmp_path, imports):
+    """A real process, in the order of imports a user has, with no variable set beforehand."""
+    text = offline(root, tmp_path, imports, [])
+    assert "CONNECTS" not in text and "LOOKS UP" not in text, text
+    assert "adapter.text.weights roberta-base" in text and "--hub" in text and "Traceback" not in text, text
+
+
+def test_hub_lets_it(root, tmp_path):
+    assert "LOOKS UP huggingface.co" in offline(root, tmp_path, "", ["--hub"])
+
+
+def offline(root, home, imports, more) -> str:
+    hidden = ("HF_", "TRANSFORMERS_", "http", "HTTP", "all_proxy", "ALL_PROXY")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(hidden)} | {"HF_HOME": str(home)}
+    code = OFFLINE.format(imports=imports, more=more)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, env=kept, timeout=300)
+    assert done.returncode != 0
+    return done.stdout + done.stderr
+
+
+def test_every_verb_has_a_page_of_help_at_once(capsys):
+    from rvos_lightning.run.cli import VERBS, main
+
+    for verb in VERBS:
+        assert main([verb, "--help"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0].startswith(f"usage: rvos {verb}") and len(lines) < 60 and max(map(len, lines)) <= 120
+    assert main(["--version"]) == 0 and capsys.readouterr().out.startswith("rvos_lightning ")
+    with pytest.raises(SystemExit) as stop:
+        main(["predct"])
+    assert stop.value.code == 2 and "nearest   predict" in capsys.readouterr().err
+
+
+def test_parts_lists_what_there_is_without_importing_it(root):
+    code = "import sys; from rvos_lightning.run.cli import main; main(['parts']); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
+    for name in (
+        "Sam2",
+        "hiera_b+",
+        "CMTAdapter",
+        "MeViS",
+        "JAndF",
+        "DiceFocal",
+        "configs/samwise.yaml",
+        "LastCheckpoint",
+    ):
+        assert name in done.stdout
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_options_of_a_part_are_flags_one_can_type(capsys):
+    from rvos_lightning.run.cli import main
+
+    assert main(["fit", "-c", "configs/tiny.yaml", "--model.network.adapter.help"]) == 0
+    assert "--model.network.adapter FiLMAdapter" in capsys.readouterr().out
+
+
+def test_completion_is_a_script_that_bash_takes():
+    from rvos_lightning.run.cli import VERBS
+    from rvos_lightning.run.completion import script
+    from rvos_lightning.run.usage import PAGES
+
+    code = script("bash", VERBS, PAGES) + "\nCOMP_WORDS=(rvos pre); COMP_CWORD=1; _rvos; echo ${COMPREPLY[@]}\n"
+    code += "COMP_WORDS=(rvos predict --skip); COMP_CWORD=2; _rvos; echo ${COMPREPLY[@]}\n"
+    done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["predict", "--skip_done"], done

@@ -4,6 +4,7 @@ import csv
 import os
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,23 @@ def test_table_of_a_finished_a_failed_and_a_missing_task(root, tmp_path, as_if_i
     assert [row["seed_everything"] for row in rows] == ["1", "", "3", ""]
     assert 0 <= float(rows[0]["val/j_and_f"]) <= 1 and rows[3]["val/j_and_f"] == ""
     assert (runs / "table.md").read_text().strip() in said and (runs / "table.png").stat().st_size > 1000
+
+
+def test_a_sweep_on_this_machine_leaves_out_what_has_finished(root, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "executable", python())
+    for name, value in environment().items():
+        monkeypatch.setenv(name, value)
+    Path("lr.txt").write_text("# two\n--seed_everything 1\n--no.such.flag 2\n")
+    words = [
+        str(root / "configs/tiny.yaml") if word == "configs/tiny.yaml" else word for word in (*TINY, *ONE_EPOCH, *SHOWN)
+    ]
+    assert main(["run", "lr.txt", *words]) == 1
+    said = capsys.readouterr().out
+    assert "lr_0: finished" in said and "lr_1: failed (2)" in said
+    assert main(["run", "lr.txt", *words]) == 1 and "lr_0" not in capsys.readouterr().out
+    main(["table", "runs/sweep/lr"])
+    assert "2 tasks: 1 finished, 1 failed" in capsys.readouterr().out
+    Path("bad.txt").write_text("[rc=0 in 3 s]\n")
+    with pytest.raises(SystemExit):
+        main(["run", "bad.txt"])

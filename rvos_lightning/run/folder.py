@@ -113,7 +113,8 @@ def claim(configured: str | None, subcommand: str, words: Sequence[str], goes_on
     if RUN_DIR in os.environ:
         return RunFolder(Path(os.environ[RUN_DIR]), words, ours=False)
     if configured is not None:
-        refuse_overwriting(Path(configured), subcommand, goes_on)
+        if first_process():  # the others come when it may have begun to write
+            refuse_overwriting(Path(configured), subcommand, goes_on)
         found = RunFolder(Path(configured), words, first_process())
     else:
         found = _new(parent_of(words) / subcommand, subcommand, words)

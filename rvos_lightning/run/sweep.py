@@ -1,4 +1,4 @@
-"""Before and after a sweep.
+"""Before, during and after a sweep.
 
     rvos sweep expand 'model.optimizer.lr=[1e-3,2e-3]' 'seed_everything=[0,1]' > sweep.txt
     rvos sweep table runs/slurm/1234
@@ -9,9 +9,12 @@ array job: settings that differ and scores, as table.csv, table.md and table.png
 
 import argparse
 import itertools
+import os
 import shlex
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -54,17 +57,65 @@ def _plain(value: Any) -> str:
     return f"[{','.join(map(_plain, value))}]" if isinstance(value, list) else str(value)
 
 
-def main(args: Sequence[str] | None = None) -> None:
+def run_here(sweep: Path, words: Sequence[str], at_once: int, gpus: Sequence[str]) -> int:
+    """Fit every line of a sweep file on this machine, each in `runs/sweep/<file>/<file>_<line>`; again goes on.
+
+    Args:
+        sweep: the file.
+        words: what all runs share, e.g. `-c configs/tiny.yaml`.
+        at_once: runs at the same time.
+        gpus: dealt to the runs in turn.
+
+    Returns:
+        Exit status: 1 if a run failed.
+    """
+    lines = [line for line in sweep.read_text().splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    if wrong := next((line for line in lines if not line.lstrip().startswith("--")), None):
+        raise ValueError(f"{sweep}: {wrong!r} is no line of flags: it should begin with --")
+    root = Path("runs/sweep") / sweep.stem
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "sweep.txt").write_text("\n".join(lines) + "\n")
+
+    def one(number: int) -> int:
+        folder = root / f"{sweep.stem}_{number}"
+        done = folder / "exit_code"
+        if done.exists() and done.read_text().strip() == "0":
+            return 0
+        folder.mkdir(exist_ok=True)
+        where = ["--trainer.default_root_dir", str(folder), "--ckpt_path", "last"]
+        command = [sys.executable, "-m", "rvos_lightning", "fit", *words, *shlex.split(lines[number]), *where]
+        seen = {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {}
+        with (folder / "job.log").open("a") as log:
+            code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=os.environ | seen).returncode
+        done.write_text(f"{code}\n")
+        print(f"{folder}: {'finished' if code == 0 else f'failed ({code}), see {folder}/job.log'}", flush=True)
+        return code
+
+    with ThreadPoolExecutor(max(1, at_once)) as pool:
+        codes = list(pool.map(one, range(len(lines))))
+    print(f"rvos sweep table {root}")
+    return int(any(codes))
+
+
+def main(args: Sequence[str] | None = None) -> int:
     """Lines of a sweep, and the table after it."""
     parser = argparse.ArgumentParser(prog="rvos sweep", description=main.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     lines = commands.add_parser("expand", help="every combination of key=[a,b,...] as lines of flags")
     lines.add_argument("entries", nargs="+", help="key=[a,b,...], or a file with one such entry a line")
-    table = commands.add_parser("table", help="scores of all tasks of an array job")
-    table.add_argument("runs", type=Path, help="the array job's folder, e.g. runs/slurm/1234")
+    here = commands.add_parser("run", help="all lines on this machine; what has finished is left out")
+    here.add_argument("sweep", type=Path, help="a file with a line of flags per run, as `expand` prints")
+    here.add_argument("--at-once", type=int, default=1, help="runs at the same time")
+    here.add_argument("--gpus", default="", help="GPUs to deal the runs to, e.g. 0,1; all see all if left out")
+    table = commands.add_parser("table", help="scores of all runs of a folder")
+    table.add_argument("runs", type=Path, help="of an array job or of runs, e.g. runs/slurm/1234 or runs/samwise/fit")
     table.add_argument("--score", default="val/j_and_f", help="the score that is plotted and sorted by")
-    options = parser.parse_args(args)
+    options, rest = parser.parse_known_args(args)
+    if rest and options.command != "run":
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
+        if options.command == "run":
+            return run_here(options.sweep, rest, options.at_once, [gpu for gpu in options.gpus.split(",") if gpu])
         if options.command == "expand":
             found = expand(options.entries)
             print("\n".join(found))
@@ -78,3 +129,4 @@ def main(args: Sequence[str] | None = None) -> None:
             print(report(options.runs, options.score))
     except (ValueError, OSError) as error:
         parser.exit(2, f"error: {error}\n")
+    return 0

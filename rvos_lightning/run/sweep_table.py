@@ -36,11 +36,13 @@ def report(runs: Path, score: str) -> str:
     """Write table.csv, table.md and table.png into `runs`; return the table and what is left to do.
 
     Raises:
-        ValueError: nothing of an array job in that folder.
+        ValueError: no runs in that folder.
     """
     tasks = gather(runs)
     if not tasks:
-        raise ValueError(f"{runs}: no sweep.txt and no folder named ARRAY_TASK in it; give an array job's folder")
+        raise ValueError(
+            f"{runs}: no sweep.txt, no folder named ARRAY_TASK, no run in it; give an array job's folder, or runs/x/fit"
+        )
     rows = table(tasks)
     with (runs / "table.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
@@ -55,7 +57,8 @@ def report(runs: Path, score: str) -> str:
 
 def gather(runs: Path) -> list[Task]:
     """All tasks the sweep file has lines for, and any others with a folder."""
-    folders = {int(f.name.rsplit("_", 1)[1]): f for f in sorted(runs.glob("*_*")) if re.fullmatch(r"\w+_\d+", f.name)}
+    named = [folder for folder in sorted(runs.glob("*")) if re.fullmatch(r"(\w+_)?\d+", folder.name)]
+    folders = {int(folder.name.rpartition("_")[2]): folder for folder in named if folder.is_dir()}
     lines = (runs / "sweep.txt").read_text().splitlines() if (runs / "sweep.txt").exists() else []
     count = sum(1 for line in lines if line.strip() and not line.lstrip().startswith("#"))
     queue = queued({folder.name.rsplit("_", 1)[0] for folder in folders.values()} | {runs.name})
@@ -82,7 +85,8 @@ def look(number: int, folder: Path | None, queue: Mapping[int, str]) -> Task:
     elif folder is None:
         state = "missing"
     elif not (folder / "exit_code").exists():
-        state = "unfinished"
+        by_itself = (folder / "config.yaml").exists() and not (folder / ".lock").exists()  # not a task of a sweep
+        state = "finished" if by_itself and folder.name.isdecimal() else "unfinished"
     else:
         code = (folder / "exit_code").read_text().strip()
         state = "finished" if code == "0" else f"failed ({code})"
