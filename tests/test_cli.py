@@ -242,7 +242,7 @@ def look_up(host, *rest, **more):
     raise socket.gaierror("no network in tests")
 socket.socket.connect, socket.getaddrinfo = connect, look_up
 from rvos_lightning.run.cli import main
-text = ["--model.network.adapter.text.weights", "roberta-base"]
+text = ["--model.network.segmenter.weights", "facebook/sam2-hiera-large"]
 sys.argv = ["rvos", "fit", "-c", "configs/samwise.yaml", *text, *{more}]
 main()
 """
@@ -253,7 +253,7 @@ def test_nothing_reaches_the_network(root, tmp_path, imports):
     """A real process, in the order of imports a user has, with no variable set beforehand."""
     text = offline(root, tmp_path, imports, [])
     assert "CONNECTS" not in text and "LOOKS UP" not in text, text
-    assert "adapter.text.weights roberta-base" in text and "--hub" in text and "Traceback" not in text, text
+    assert "segmenter.weights facebook/sam2-hiera-large" in text and "--hub" in text and "Traceback" not in text, text
 
 
 def test_hub_lets_it(root, tmp_path):
