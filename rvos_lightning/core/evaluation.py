@@ -34,6 +34,14 @@ class Evaluation(LightningModule):
         self.objectives: list[Objective] = []
         self.sinks: list[MaskSink] = []
 
+    def setup(self, stage: str) -> None:
+        """Find the objectives and sinks among the trainer's callbacks."""
+        callbacks = self.trainer.callbacks
+        self.objectives = [callback for callback in callbacks if isinstance(callback, Objective)]
+        self.sinks = [callback for callback in callbacks if isinstance(callback, MaskSink)]
+        if any(isinstance(objective, nn.Module) for objective in self.objectives):
+            raise ValueError("an objective is an nn.Module: nothing would update it; move parameters to the network")
+
     def ask_data(self, stage: str) -> None:
         """The metrics that the data module states for a stage, unless others were given."""
         if self.asks_data and stage != "predict" and hasattr(self.trainer.datamodule, "metrics"):

@@ -6,14 +6,13 @@ from typing import Any
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import Metric
 
 from rvos_lightning.core.evaluation import Evaluation
 from rvos_lightning.core.inference import precision_of
 from rvos_lightning.core.optim import param_groups, scale_groups
-from rvos_lightning.core.seams import Chooser, MaskSink, Network, Objective, find_chooser
+from rvos_lightning.core.seams import Chooser, Network, find_chooser
 from rvos_lightning.core.types import Batch
 from rvos_lightning.parts.starting import start_from, values_of
 from rvos_lightning.parts.weights import complete, reproducible_prefixes
@@ -82,15 +81,9 @@ class RVOSModule(Evaluation):
             network.compile()
 
     def setup(self, stage: str) -> None:
-        """Find the objectives and sinks among the trainer's callbacks; refuse to fit without a loss."""
+        """Refuse to fit without a loss; start anew what should."""
         self.seed = torch.initial_seed() % 2**31  # every step draws from (seed, epoch, batch): resume is exact
-        callbacks = self.trainer.callbacks
-        self.objectives = [callback for callback in callbacks if isinstance(callback, Objective)]
-        self.sinks = [callback for callback in callbacks if isinstance(callback, MaskSink)]
-        if any(isinstance(objective, nn.Module) for objective in self.objectives):
-            raise ValueError(
-                "an objective is an nn.Module: its parameters would never be updated; move them to the network"
-            )
+        super().setup(stage)
         if stage == "fit" and not self.objectives:
             raise ValueError(
                 "fit needs a loss: add an entry to `objectives`, e.g. --objectives.mask callbacks.DiceFocal"
@@ -126,11 +119,8 @@ class RVOSModule(Evaluation):
         batch = Batch(batch.clip.floating(precision_of(self.network)), batch.targets)
         asked = {} if self.chooser is None else {"choose": self.chooser.bound(batch)}
         loss = self.loss(batch, self.network(batch.clip, **asked), "train", self.objectives)
-        if self.trainer.global_step == 0 and batch_idx == 0 and (idle := self.sharding.idle(loss)):
-            rank_zero_info(
-                f"no loss reaches {len(idle)} trainable parameters, first {', '.join(idle[:3])}: they only decay. "
-                "Freeze them (rvos_lightning.parts.weights.freeze) or add the objective that trains them"
-            )
+        if self.trainer.global_step == 0 and batch_idx == 0:
+            self.sharding.name_idle(loss)
         return self.sharding.reach(loss)
 
     def on_before_backward(self, loss: Tensor) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import Strategy
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
@@ -58,11 +59,16 @@ class Whole:
     def after_backward(self) -> None:
         """All gradients have come."""
 
-    def idle(self, loss: Tensor) -> list[str]:
-        """Names of trainable parameters that `loss` does not reach, as far as their own graph nodes show it."""
+    def name_idle(self, loss: Tensor) -> None:
+        """Say which trainable parameters `loss` does not reach, as far as their own graph nodes show it."""
         named = [(name, p) for name, p in self.network.named_parameters() if p.requires_grad]
-        indices = unreached(loss, [parameter for _, parameter in named])
-        return [named[i][0] for i in sorted(indices) if not isinstance(named[i][1], DTensor)]  # spread again by now
+        indices = sorted(unreached(loss, [parameter for _, parameter in named]))
+        idle = [named[i][0] for i in indices if not isinstance(named[i][1], DTensor)]  # those are spread again by now
+        if idle:
+            rank_zero_info(
+                f"no loss reaches {len(idle)} trainable parameters, first {', '.join(idle[:3])}: they only decay. "
+                "Freeze them (rvos_lightning.parts.weights.freeze) or add the objective that trains them"
+            )
 
     def finite_before_step(self) -> bool:
         """Whether all gradients are finite, seen on this rank; costs one pass over them."""
