@@ -59,7 +59,11 @@ def worker(rank, world, file):
 def test_processes_agree_with_one(world, tmp_path):
     here = Path(__file__)
     root = here.parents[2]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(root), str(here.parent)])}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(root), str(here.parent), str(root / "tests" / "drills")]),
+    }
     command = [python(), str(here)]
     running = [
         subprocess.Popen(
