@@ -120,6 +120,12 @@ class Reader(ABC):
     ) -> tuple[Bool[Tensor, "time height width"], Bool[Tensor, "time"]] | None:
         """Union mask of the item's objects, and which of those frames are annotated; None where truth is hidden."""
 
+    def read_masks_of(
+        self, items: Sequence[int], positions: Sequence[int]
+    ) -> list[tuple[Bool[Tensor, "time height width"], Bool[Tensor, "time"]] | None]:
+        """`read_masks` of several items; readers whose items share files decode each file once."""
+        return [self.read_masks(item, positions) for item in items]
+
     def read_instances(self, item: int, positions: Sequence[int]) -> Bool[Tensor, "objects time height width"] | None:
         """The item's objects one by one; the union as one where a layout does not separate them. None where hidden."""
         truth = self.read_masks(item, positions)

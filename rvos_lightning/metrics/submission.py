@@ -195,16 +195,34 @@ class SavedMasks:
         Raises:
             SubmissionError: a file is missing or is no mask.
         """
-        masks = []
-        for name in files_of(meta, self.layout):
-            if size is not None and not self._exists(name):
-                masks.append(np.zeros(size, bool))
-                continue
-            picture = self._ids(name)
-            masks.append(picture == label_of(meta) if self.layout.merged else picture > 0)
-        if len({mask.shape for mask in masks}) > 1:
-            raise SubmissionError(f"{self.place}: pictures of {meta.video}/{meta.item} differ in size")
-        return torch.from_numpy(np.stack(masks))
+        return self.read_all([meta], size)[0]
+
+    def read_all(
+        self, metas: Sequence[ClipMeta], size: tuple[int, int] | None = None
+    ) -> Bool[Tensor, "batch time height width"]:
+        """`read` of several items with as many frames each; a picture that they share is decoded once.
+
+        Raises:
+            SubmissionError: a file is missing or is no mask, or pictures differ in size.
+        """
+        places: dict[str, list[tuple[int, int]]] = {}
+        for item, meta in enumerate(metas):
+            for time, name in enumerate(files_of(meta, self.layout)):
+                places.setdefault(name, []).append((item, time))
+        labels = [label_of(meta) for meta in metas] if self.layout.merged else []
+        masks: Bool[np.ndarray, "batch time height width"] | None = None
+        for name, wanted in places.items():
+            picture = np.zeros(size, np.uint8) if size is not None and not self._exists(name) else self._ids(name)
+            if masks is None:
+                masks = np.empty((len(metas), len(metas[0].frames), *picture.shape), bool)
+            if masks.shape[2:] != picture.shape:
+                meta = metas[wanted[0][0]]
+                raise SubmissionError(f"{self.place}: pictures of {meta.video}/{meta.item} differ in size")
+            for item, time in wanted:
+                masks[item, time] = picture == labels[item] if self.layout.merged else picture > 0
+        if masks is None:
+            raise SubmissionError(f"{self.place}: no frame of {metas[0].video} was asked for")
+        return torch.from_numpy(masks)
 
     def _exists(self, name: str) -> bool:
         return (self.place / name).is_file() if self._names is None else name in self._names

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from layouts import make_scene, write_frames, write_palette, write_picture
 from layouts import promptable as layouts
 from layouts.referring import davis_tree
@@ -49,6 +50,28 @@ def test_davis_counts_objects_on_the_first_frame(tmp_path):
     np.testing.assert_array_equal(masks, scene.ids("two") == 1)
     with pytest.raises(Refused, match="unsupervised release"):
         DAVISReader(tmp_path, "val", "unsupervised")
+
+
+def test_objects_of_a_video_share_each_decoded_map(tmp_path, monkeypatch):
+    """Together they read as one by one, in any order and with repeats, and every file is opened once."""
+    from PIL import Image
+
+    scene = make_scene()
+    davis_tree(tmp_path, scene, "Annotations")
+    layouts.youtube_vos(tmp_path, scene)
+    opened, open_picture = [], Image.open
+    monkeypatch.setattr(Image, "open", lambda *args, **how: opened.append(1) or open_picture(*args, **how))
+    for reader in (DAVISReader(tmp_path, "val"), YouTubeVOSReader(tmp_path, "valid")):
+        items, positions = [3, 0, 2, 1], [2, 0, 1, 2]
+        alone = [[reader.read_masks(item, [p]) for p in positions] for item in items]
+        opened.clear()
+        together = reader.read_masks_of(items, positions)
+        for own, (masks, annotated) in zip(alone, together, strict=True):
+            assert torch.equal(masks, torch.cat([each for each, _ in own]))
+            assert torch.equal(annotated, torch.cat([flags for _, flags in own]))
+        assert any(masks.any() for masks, _ in together)
+        there = {"davis": 3, "youtube_vos": 2}[reader.name]  # files of the frames asked for, in each of two videos
+        assert len(opened) == 2 * there
 
 
 def test_a_mask_one_pixel_narrower_than_its_frame(tmp_path):

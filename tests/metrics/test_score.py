@@ -11,6 +11,7 @@ from made_reader import PROTOCOLS, MadeReader
 from rvos_lightning.data.reader import expected_items
 from rvos_lightning.metrics.layouts import SubmissionError
 from rvos_lightning.metrics.submission import MaskFolder
+from rvos_lightning.run import score as scoring
 from rvos_lightning.run.score import Options, main, score
 
 
@@ -34,6 +35,19 @@ def test_files_score_like_tensors(name, tmp_path):
     for place in (folder.root, folder.finish(expected_items(reader))):
         got = score(reader, Options(place))
         assert {key: float(value) for key, value in got.compute().items()} == pytest.approx(expected, abs=1e-15)
+
+
+@pytest.mark.parametrize("name", ["ref_davis", "mevis"])
+def test_every_picture_is_decoded_once(name, tmp_path, monkeypatch):
+    from PIL import Image
+
+    reader, folder = write(tmp_path, name)
+    whole = score(reader, Options(folder.root)).compute()
+    opened, open_picture = [], Image.open
+    monkeypatch.setattr(Image, "open", lambda *args, **how: opened.append(1) or open_picture(*args, **how))
+    monkeypatch.setattr(scoring, "WINDOW_PIXELS", 1)  # a frame at a time: the same digits
+    assert score(reader, Options(folder.root)).compute() == whole
+    assert len(opened) == len(list(folder.root.rglob("*.png")))
 
 
 def test_missing_files_are_refused_or_empty(tmp_path):

@@ -155,7 +155,8 @@ class TrainClips(Dataset):
         unique, where = np.unique(np.asarray(positions), return_inverse=True)
         at = torch.from_numpy(where)
         frames = self.reader.read_frames(video, [int(p) for p in unique])
-        truths = [self._truth(item, unique, frames.shape[-2:]) for item in items]
+        truths = self.reader.read_masks_of(items, [int(p) for p in unique])
+        truths = [self._truth(*each, frames.shape[-2:]) for each in zip(items, truths, strict=True)]
         original = (int(frames.shape[-2]), int(frames.shape[-1]))
         size = fit_size(original, self.framing.size, self.framing.resize)
         context = None
@@ -175,8 +176,7 @@ class TrainClips(Dataset):
             no_target=any(self.reader.items[i].no_target for i in items),
         )
 
-    def _truth(self, item: int, positions: np.ndarray, size: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        truth = self.reader.read_masks(item, [int(p) for p in positions])
+    def _truth(self, item: int, truth: tuple[Tensor, Tensor] | None, size: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         what = f"{self.reader.name} {self.reader.split}: item {self.reader.items[item].id!r} of video " + repr(
             self.reader.videos[self.reader.items[item].video].id
         )

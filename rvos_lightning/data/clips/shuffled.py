@@ -59,6 +59,12 @@ class ShuffledExpressions(Reader):
         """The wrapped reader's masks: those of the item's own sentence."""
         return self.reader.read_masks(item, positions)
 
+    def read_masks_of(
+        self, items: Sequence[int], positions: Sequence[int]
+    ) -> list[tuple[Bool[Tensor, "time height width"], Bool[Tensor, "time"]] | None]:
+        """The wrapped reader's."""
+        return self.reader.read_masks_of(items, positions)
+
     def read_beside(self, name: str, item: int, positions: Sequence[int]) -> Tensor:
         """The wrapped reader's."""
         return self.reader.read_beside(name, item, positions)

@@ -31,6 +31,10 @@ class MaskSource(ABC):
             DataError: a mask is missing, unreadable, or not of the frames' `size`.
         """
 
+    def read_all(self, video: Video, items: Sequence[Item], positions: Sequence[int], size: Size) -> list[Masks]:
+        """`read` of several items of a video; a source whose items share files decodes each file once."""
+        return [self.read(video, item, positions, size) for item in items]
+
     def void(self, video: Video, positions: Sequence[int], size: Size) -> Bool[Tensor, "time height width"]:
         """Pixels nobody is scored on."""
         return torch.zeros(len(positions), *size, dtype=torch.bool)
@@ -101,13 +105,24 @@ class FileReader(Reader):
 
     def read_masks(self, item: int, positions: Sequence[int]) -> Masks | None:
         """See `Reader.read_masks`; a repeated position is decoded once."""
-        wanted = self.items[item]
-        if self.truth is None or wanted.objects is None:
-            return None
-        video = self.videos[wanted.video]
-        distinct, back = self._distinct(video, positions)
-        masks, annotated = self.truth.read(video, wanted, distinct, self.size(wanted.video))
-        return (masks, annotated) if back is None else (masks[back], annotated[back])
+        return self.read_masks_of([item], positions)[0]
+
+    def read_masks_of(self, items: Sequence[int], positions: Sequence[int]) -> list[Masks | None]:
+        """See `Reader.read_masks_of`; a repeated position is decoded once."""
+        found: list[Masks | None] = [None] * len(items)
+        if self.truth is None:
+            return found
+        together: dict[int, dict[int, Item]] = {}
+        for place, item in enumerate(self.items[index] for index in items):
+            if item.objects is not None:
+                together.setdefault(item.video, {})[place] = item
+        for number, own in together.items():
+            video = self.videos[number]
+            distinct, back = self._distinct(video, positions)
+            truths = self.truth.read_all(video, list(own.values()), distinct, self.size(number))
+            for place, (masks, annotated) in zip(own, truths, strict=True):
+                found[place] = (masks, annotated) if back is None else (masks[back], annotated[back])
+        return found
 
     def read_instances(self, item: int, positions: Sequence[int]) -> Bool[Tensor, "objects time height width"] | None:
         """See `Reader.read_instances`."""

@@ -34,12 +34,13 @@ class IndexedMaps(IdMaps):
         super().__init__(tree, "present", other)
         self.index, self.public = index, public
 
-    def read(self, video: Video, item: Item, positions: Sequence[int], size: Size) -> Masks:
-        """See `MaskSource.read`."""
-        masks, annotated = super().read(video, item, positions, size)
+    def read_all(self, video: Video, items: Sequence[Item], positions: Sequence[int], size: Size) -> list[Masks]:
+        """See `MaskSource.read_all`."""
+        truths = super().read_all(video, items, positions, size)
         if self.public == "first":
-            annotated &= torch.from_numpy(self.visible(video, item)[list(positions)])
-        return masks, annotated
+            for item, (_, annotated) in zip(items, truths, strict=True):
+                annotated &= torch.from_numpy(self.visible(video, item)[list(positions)])
+        return truths
 
     def missing(self, video: Video) -> list[str]:
         """See `MaskSource.missing`."""

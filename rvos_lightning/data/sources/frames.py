@@ -91,7 +91,7 @@ class _Windows:
 
     def read(self, window: Window) -> dict[str, Tensor]:
         if self._last is None or self._last[0] != window:
-            truths = [self.reader.read_masks(item, range(*window)) for item in self.items]
+            truths = self.reader.read_masks_of(self.items, range(*window))
             pairs = [truth for truth in truths if truth is not None]
             found = {"masks": [masks for masks, _ in pairs]}
             for name in self.reader.besides:

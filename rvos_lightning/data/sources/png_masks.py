@@ -54,17 +54,22 @@ class IdMaps(MaskSource):
 
     def read(self, video: Video, item: Item, positions: Sequence[int], size: Size) -> Masks:
         """See `MaskSource.read`."""
-        masks = np.zeros((len(positions), *size), bool)
+        return self.read_all(video, [item], positions, size)[0]
+
+    def read_all(self, video: Video, items: Sequence[Item], positions: Sequence[int], size: Size) -> list[Masks]:
+        """See `MaskSource.read_all`; each map is decoded once, whatever the number of items."""
+        masks = np.zeros((len(items), len(positions), *size), bool)
         annotated = np.zeros(len(positions), bool)
-        numbers = [int(each) for each in item.objects or ()]
+        numbers = [[int(each) for each in item.objects or ()] for item in items]
         for index, position in enumerate(positions):
             ids = self.ids(video, position, size)
             if ids is None:
                 continue
             annotated[index] = True
-            for number in numbers:
-                masks[index] |= ids == number
-        return torch.from_numpy(masks), torch.from_numpy(annotated)
+            for own, labels in zip(masks[:, index], numbers, strict=True):
+                for label in labels:
+                    own |= ids == label
+        return [(torch.from_numpy(own), torch.from_numpy(annotated.copy())) for own in masks]
 
 
 class BinaryFolders(MaskSource):
