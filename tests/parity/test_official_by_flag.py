@@ -132,7 +132,7 @@ def released_sa2va(folder, two_decoders, presence):
     """A released folder: the recordings' SAM 2, a language model of a few numbers beside it."""
     sam = TwoDecoderSam2(variant="hiera_t")
     size = MLLMSize(VisionSize(**TINY["vision"]), LanguageSize(**TINY["language"]))
-    talker = MLLMPrompter(size=size, lora=None, prompt_dim=sam.prompt_dim)
+    talker = MLLMPrompter(size=size, lora=None).fit_to(sam)
     if hasattr(talker, "fit_to"):
         talker.fit_to(sam)
     layout = {f"segmenter.{key}": value for key, value in sam.state_dict().items()}

@@ -12,7 +12,7 @@ from rvos_lightning.core.inference import segment_video
 from rvos_lightning.core.types import Batch, Clip, ClipMeta
 from rvos_lightning.data import MovingShapes
 from rvos_lightning.data.shapes.moving_shapes import VOCABULARY
-from rvos_lightning.parts.segmenters.sam2_build import SIZES, Sam2Size
+from rvos_lightning.parts.segmenters.sam2_build import Sam2Size
 from rvos_lightning.parts.weights import KeyMap, WeightsError, convert
 from rvos_lightning.systems.sa2va import conversation as talk
 from rvos_lightning.systems.sa2va import frames, lora, official
@@ -31,10 +31,10 @@ SAM = Sam2Size(8, 1, (1, 1, 1, 1), (), (4, 4, 4, 4), hidden=32, memory_width=16,
 ADAPTERS = lora.LoRA(4, 8, 0.0)
 
 
-def prompter(**options):
+def prompter(segmenter=None, **options):
     torch.manual_seed(0)
     given = {"size": SIZE, "max_new_tokens": 6, "lora": None, "checkpointing": False, **options}
-    return MLLMPrompter(**given)
+    return MLLMPrompter(**given).fit_to(segmenter or TwoDecoderSam2(image_size=64, size=SAM))
 
 
 def network(inference="sa2va_i", sam=None, **options):
@@ -357,7 +357,8 @@ def test_merge_equals_adapters():
 def test_starts_from_converted_weights_with_fresh_adapters(tmp_path):
     before = release(tmp_path / "released")
     official.import_official(tmp_path / "released", tmp_path / "ours", "small")
-    own = prompter(prompt_dim=SIZES["small"].hidden, lora=ADAPTERS, weights=tmp_path / "ours")
+    small = TwoDecoderSam2("small", image_size=64)
+    own = prompter(small, lora=ADAPTERS, weights=tmp_path / "ours")
     embedding = own.mllm.model.get_input_embeddings().weight
     assert torch.equal(embedding, before["language_model.model.embed_tokens.weight"])
     assert torch.equal(own.to_prompt[0].weight, before["text_hidden_fcs.0.weight"])
