@@ -5,14 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from rvos_lightning.data.clips.transforms import (
-    Augmentation,
-    ClipSample,
-    RandomCrop,
-    fit_size,
-    resize_frames,
-    resize_masks,
-)
+from rvos_lightning.data.clips.transforms import Augmentation, ClipSample, MultiScale, RandomCrop
 
 
 class ScaleOrCrop(Augmentation):
@@ -40,16 +33,16 @@ class ScaleOrCrop(Augmentation):
         whole_sides: Sequence[int] | None = None,
         whole_longest: int | None = None,
     ) -> None:
-        self.sides, self.longest, self.first_sides, self.p = tuple(sides), longest, tuple(first_sides), p
-        self.whole_sides, self.whole_longest = tuple(whole_sides or sides), whole_longest or longest
+        self.p = p
+        self.alone = MultiScale(whole_sides or sides, whole_longest or longest)
+        self.first, self.last = MultiScale(first_sides, 2**31 - 1), MultiScale(sides, longest)
         self.crop = RandomCrop(*crop, p=1.0)
 
     def __call__(self, sample: ClipSample, random: np.random.Generator) -> ClipSample:
         """See `Augmentation`."""
         if random.random() < self.p:
-            return scaled(sample, int(random.choice(self.whole_sides)), self.whole_longest)
-        first = scaled(sample, int(random.choice(self.first_sides)), 2**31 - 1)
-        return scaled(self.crop(first, random), int(random.choice(self.sides)), self.longest)
+            return self.alone(sample, random)
+        return self.last(self.crop(self.first(sample, random), random), random)
 
 
 class PlainWords(Augmentation):
@@ -59,16 +52,3 @@ class PlainWords(Augmentation):
         """See `Augmentation`."""
         texts = [text if text is None else " ".join(text.lower().split()) for text in sample.expressions]
         return replace(sample, expressions=texts)
-
-
-def scaled(sample: ClipSample, side: int, longest: int) -> ClipSample:
-    """The clip with another short side, unless the long side then exceeds `longest`."""
-    old = (int(sample.frames.shape[-2]), int(sample.frames.shape[-1]))
-    size = fit_size(old, (side, longest), "short_side")
-    return replace(
-        sample,
-        frames=resize_frames(sample.frames, size),
-        masks=resize_masks(sample.masks, size),
-        context=None if sample.context is None else resize_frames(sample.context, size),
-        meta=[replace(m, size=size) for m in sample.meta],
-    )
