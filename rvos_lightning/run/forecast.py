@@ -19,6 +19,7 @@ from rvos_lightning.core.seams import find_chooser
 from rvos_lightning.core.types import Batch
 from rvos_lightning.run.forecast_memory import Cost, State, bytes_of, measure, per_gpu, state_of
 from rvos_lightning.run.forecast_speed import ASSUMED, EFFICIENCY, GPUS, Conditions, seconds, too_small
+from rvos_lightning.run.pretend import Pretend
 
 FILES = ("weights", "tokenizer", "pretrained")
 KEPT = ("batch_size", "items_per_video", "repeat_items", "clip_length", "size", "context_frames", "simulate_user")
@@ -88,8 +89,9 @@ class Plan:
     def count(self, device: str = "meta") -> tuple[State, Cost]:
         """What stays from step to step, and one training step."""
         drawing = {"size": min(self.size, DRAWN), "video_length": 2 * self.length, "workers": 0}
-        made = self.build(device, **drawing, train_clips=self.batch)
-        drawn = enlarged(next(iter(made.data.train_dataloader())), self.size).to(device)
+        with Pretend():  # follows integers from here on
+            made = self.build(device, **drawing, train_clips=self.batch)
+            drawn = enlarged(next(iter(made.data.train_dataloader())), self.size).to(device)
         network = made.model.train().network
         objectives = [objective for objective in made.objectives.values() if objective is not None]
         chooser = find_chooser(network, objectives)
