@@ -56,6 +56,8 @@ class Scores(Callback):
         if not len(metrics):
             return
         rules = sorted({getattr(metric, "said", type(metric).__name__) for metric in metrics.values()})
+        if oracle := pl_module.network.oracle:  # type: ignore[union-attr]
+            rules.append(f"with {oracle}: not comparable with methods that have none")
         tables = {name: metric.table() for name, metric in metrics.items() if self.table and hasattr(metric, "table")}
         scores = {
             key.removeprefix(f"{stage}/"): float(value)

@@ -88,6 +88,10 @@ class RVOSModule(Evaluation):
             raise ValueError(
                 "fit needs a loss: add an entry to `objectives`, e.g. --objectives.mask callbacks.DiceFocal"
             )
+        if stage == "predict" and self.network.oracle:
+            raise ValueError(
+                f"predict: the network is fed an {self.network.oracle}, a part of the answer; train and run it without"
+            )
         self.ask_data(stage)
         self.chooser = find_chooser(self.network, self.objectives) if stage == "fit" else None
         if stage == "fit":

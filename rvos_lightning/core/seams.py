@@ -50,9 +50,11 @@ class Network(nn.Module, ABC):
 
     Attributes:
         says_presence: predictions have `presence_logits`.
+        oracle: what it is told of the answer, which no user knows; every report says so, and prediction refuses.
     """
 
     says_presence: bool = True
+    oracle = ""
 
     @abstractmethod
     def forward(self, clip: Clip, state: State | None = None) -> Prediction:

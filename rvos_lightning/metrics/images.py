@@ -72,7 +72,10 @@ class RefCOCO(OverlapRows):
 
 
 class GRefCOCO(OverlapRows):
-    """gRefCOCO as ReLA's evaluator: `g_iou`, `c_iou`, `n_acc`, `t_acc`, `p@0.7` to `p@0.9`.
+    """gRefCOCO as ReLA's evaluator: `g_iou`, `c_iou`, `n_acc`, `t_acc`, `p@0.7` to `p@0.9`; `m_iou` over targets.
+
+    Where the network has a no-target head, the same decided by empty masks stands beside: `g_iou_mask`, `c_iou_mask`,
+    `n_acc_mask`, `t_acc_mask`.
 
     Truth has no target where `ClipMeta.no_target` says so or its mask is empty. A prediction says "no target" by
     the flag given to `update`, else by a mask of fewer than `empty_pixels` pixels.
@@ -104,33 +107,47 @@ class GRefCOCO(OverlapRows):
             heads = counts[:, -1] >= 0
             head = "the network's no-target head"
             self.rule = self._said_by(head if heads.all() else f"{head} or {empty}" if heads.any() else empty)
+        scores = self._decided(counts, gt_none, counts[:, -1])
+        if (counts[:, -1] >= 0).any():
+            by_mask = self._decided(counts, gt_none, np.full(len(counts), -1))
+            scores |= {f"{name}_mask": by_mask[name] for name in ("g_iou", "c_iou", "n_acc", "t_acc")}
+        return scores
+
+    def _decided(self, counts: np.ndarray, gt_none: np.ndarray, head: np.ndarray) -> dict[str, float]:
+        """Scores where `head` (1 no target, 0 a target, -1 none there) decides, or else an empty mask."""
         small = counts[:, 7] < self.empty_pixels
-        said = np.where(counts[:, -1] < 0, small, counts[:, -1] == 1)
-        silent = (counts[:, -1] < 0) & small  # without a head the small mask is cleared
+        said = np.where(head < 0, small, head == 1)
+        silent = (head < 0) & small  # without a head the small mask is cleared
         inter = np.where(gt_none | silent, 0, counts[:, 0])
         union = np.where(silent, counts[:, 6], np.where(gt_none, counts[:, 7], counts[:, 1]))
-        return generalised(inter, union, gt_none, said)
+        targets = iou(np.where(said, 0, inter), union, 0.0)[~gt_none]
+        return {**generalised(inter, union, gt_none, said), "m_iou": mean(targets)}
 
 
 class RefZOM(OverlapRows):
     """Ref-ZOM: `o_iou`, `m_iou`, P@K over samples with targets; `acc` = share of the others with not one pixel.
 
-    A sample has no target where `ClipMeta.no_target` says so (source "zero").
+    A sample has no target where `ClipMeta.no_target` says so (source "zero"). A no-target head that says so clears the
+    mask first; `acc_mask` is then what the masks alone would give.
     """
 
     rule = "Ref-ZOM: oIoU, mIoU, P@K over one-to-one and one-to-many samples, Acc over samples without target"
 
     def score(self, units: list[Unit]) -> dict[str, float]:
         """The two groups never mix."""
-        zero = [unit for unit in units if unit.no_target]
-        inter, union = stacked([unit for unit in units if not unit.no_target])[:, :2].T
+        zero = stacked([unit for unit in units if unit.no_target])
+        counts = stacked([unit for unit in units if not unit.no_target])
+        inter = np.where(counts[:, -1] == 1, 0, counts[:, 0])
+        union = np.where(counts[:, -1] == 1, counts[:, 6], counts[:, 1])
         each = iou(inter, union, 0.0)
         scores = {
             "o_iou": ratio(inter.sum(), union.sum()),
             "m_iou": mean(each),
             **precision_at(each, THRESHOLDS, False),
         }
-        return {**scores, "acc": mean(stacked(zero)[:, 7] == 0)}
+        empty = zero[:, 7] == 0
+        scores["acc"] = mean(empty | (zero[:, -1] == 1))
+        return {**scores, "acc_mask": mean(empty)} if (zero[:, -1] >= 0).any() else scores
 
 
 class A2D(OverlapRows):

@@ -184,6 +184,42 @@ def test_grefcoco_judges_silence_by_pixels_without_a_head():
     assert float(scores["g_iou"]) == 0.5 and float(scores["c_iou"]) == pytest.approx(100 / 300)
 
 
+def decided():
+    """Four samples of a network with a no-target head."""
+    return [
+        replace(part, no_target=torch.tensor([says_none]))
+        for part, says_none in (
+            (still("none, said", (0, 3, 0, 3), None, no_target=True), True),  # 9 pixels drawn all the same
+            (still("none, missed", None, None, no_target=True), False),
+            (still("hit", (0, 10, 0, 10), (0, 10, 0, 10)), False),
+            (still("denied", (0, 5, 0, 10), (0, 10, 0, 10)), True),
+        )
+    ]
+
+
+def test_grefcoco_with_a_head_reports_both_decisions():
+    metric = GRefCOCO()
+    for part in decided():
+        metric.update(part)
+    scores = {name: float(value) for name, value in metric.compute().items()}
+    assert scores["g_iou"] == 0.5 and scores["c_iou"] == 100 / 200 and scores["m_iou"] == 0.5
+    assert scores["n_acc"] == 0.5 and scores["t_acc"] == 0.5
+    assert scores["g_iou_mask"] == 2.5 / 4 and scores["c_iou_mask"] == pytest.approx(150 / 209)
+    assert scores["n_acc_mask"] == 0.5 and scores["t_acc_mask"] == 1.0
+    plain = GRefCOCO()
+    plain.update(still("hit", (0, 10, 0, 10), (0, 10, 0, 10)))
+    assert not any(name.endswith("_mask") for name in plain.compute())
+
+
+def test_ref_zom_clears_the_mask_that_the_head_denies():
+    metric = RefZOM()
+    for part in decided():
+        metric.update(part)
+    scores = {name: float(value) for name, value in metric.compute().items()}
+    assert scores["acc"] == 1.0 and scores["acc_mask"] == 0.5
+    assert scores["o_iou"] == 0.5 and scores["m_iou"] == 0.5
+
+
 def test_ref_zom_keeps_its_groups_apart():
     metric = RefZOM()
     metric.update(still("zero", None, None, no_target=True))

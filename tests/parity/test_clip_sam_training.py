@@ -53,7 +53,8 @@ def batch_of(golden, height, width):
             masks[b] |= one
             objects.append(one)
             owner.append(b)
-    targets = Targets(masks, torch.ones(len(rects), 1, dtype=torch.bool), torch.stack(objects), torch.tensor(owner))
+    known = torch.ones(len(rects), 1, dtype=torch.bool)
+    targets = Targets(masks, known, instances=torch.stack(objects), instance_item=torch.tensor(owner))
     size = (height, width)
     meta = [
         ClipMeta(str(b), "0", ("0",), size, size, (0,), facts=Facts(category=", ".join(map(str, own)) or None),
