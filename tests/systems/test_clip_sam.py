@@ -87,7 +87,7 @@ def test_no_sentences_is_an_error():
     net, data = small(), batch(SENTENCES)
     from dataclasses import replace
 
-    with pytest.raises(ValueError, match="this clip has none"):
+    with pytest.raises(ValueError, match="the clip has none"):
         net(replace(data.clip, expressions=None))
 
 
@@ -139,6 +139,37 @@ def test_a_video_is_segmented_frame_by_frame():
     prediction = net(film.clip)
     assert len(prediction.outputs) == 4 and len(prediction.column) == 9
     assert all(bool(v.isfinite()) for v in QueryMatching(points=32).terms(film, prediction).values())
+
+
+def test_the_bridge_prompts_sam2_and_its_memory():
+    from rvos_lightning.parts.memories.sam2_memory import Sam2Memory
+    from rvos_lightning.parts.segmenters.sam2 import Sam2
+    from rvos_lightning.parts.text.bert import Bert
+    from rvos_lightning.parts.text.roberta import TextSize
+    from rvos_lightning.systems.clip_sam.video import ClipSam2
+
+    def build(fit="stretch", **options):
+        torch.manual_seed(0)
+        text, sizes = Bert(size=TextSize(0, 32, 2, 4, 64, 40, 0.0)), Sizes(8, pixel_layers=1, heads=4, hidden=64)
+        sam = Sam2("small", image_size=64, frozen=False, fit=fit)
+        return ClipSam2(sam, Sam2Memory(gate_masks=False), ClipTower(size=CLIP), text, sizes=sizes, **options)
+
+    with pytest.raises(ValueError, match="set it to stretch"):
+        build(fit="pad")
+    film, net = batch(SENTENCES, videos=2, time=3), build(no_target=True)
+    net.eval()
+    whole = net(film.clip)
+    assert whole.mask_logits.shape[:2] == (3, 3) and whole.covers == "frame" and whole.no_target_logits.shape == (3,)
+    first = net(film.clip.window(0, 1))
+    rest = net(film.clip.window(1, 3), first.state)  # memory goes from window to window
+    assert torch.allclose(rest.mask_logits, whole.mask_logits[:, 1:], atol=1e-4)
+    assert not torch.allclose(net(film.clip.window(1, 3)).mask_logits, whole.mask_logits[:, 1:], atol=1e-4)
+    net.train()
+    prediction = net(film.clip)
+    terms = {**QueryMatching(points=32).terms(film, prediction), **NoTarget().terms(film, prediction)}
+    (sum(terms.values()) + prediction.mask_logits.square().mean()).backward()
+    silent = [name for name, p in net.bridge.named_parameters() if p.grad is None]
+    assert not silent
 
 
 def test_padding_of_a_batch_changes_no_mask():

@@ -7,7 +7,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rvos_lightning.parts.segmenters.sam import Sam
 from rvos_lightning.systems.clip_sam.outputs import QueryOutput
 from rvos_lightning.systems.clip_sam.pixel_decoder import EncoderKind, PixelDecoder
 from rvos_lightning.systems.clip_sam.presets import Preset
@@ -72,17 +71,15 @@ class Sizes:
 
 @dataclass
 class Bridged:
-    """The bridge's answer for every pair.
+    """What the bridge says of every pair.
 
     Attributes:
-        mask_logits: SAM's, at four times its grid, covering the picture.
         outputs: of the queries; empty where they were not asked.
         target_logits: there is a target, there is none.
         dense: the dense map.
         sparse: the sparse token.
     """
 
-    mask_logits: Float[Tensor, "pairs h w"]
     outputs: list[QueryOutput]
     target_logits: Float[Tensor, "pairs 2"] | None
     dense: Float[Tensor, "pairs c _h _w"]
@@ -132,17 +129,15 @@ class Bridge(nn.Module):
 
     def forward(
         self,
-        sam: Sam,
         images: ImageFeatures,
         texts: TextFeatures,
         image: Int[Tensor, "pairs"],
         text: Int[Tensor, "pairs"],
         names: Names | None,
     ) -> Bridged:
-        """Masks of every pair.
+        """The prompts of every pair, and what the queries find.
 
         Args:
-            sam: whose decoder draws.
             images: each computed once, however many sentences look at it.
             texts: each read once, however many frames it is looked for in.
             image: which image each pair looks at.
@@ -156,8 +151,7 @@ class Bridge(nn.Module):
         if names is not None:
             levels = tuple(reversed(self.sam_pyramid(images.sam)))
             outputs, absent = self.queries(images.sam, levels, scales, names, image)
-        masks = sam.decode_masks(images.sam[image], sparse, self.prompt(sam, dense)).mask_logits[:, 0]
-        return Bridged(masks, outputs, absent, dense, sparse)
+        return Bridged(outputs, absent, dense, sparse)
 
     def dense(
         self,
@@ -171,8 +165,10 @@ class Bridge(nn.Module):
         side = round(fused.shape[1] ** 0.5)
         return self.pixel_decoder(self.clip_pyramid(fused.transpose(1, 2).unflatten(2, (side, side))))
 
-    def prompt(self, sam: Sam, dense: Float[Tensor, "pairs c _h _w"]) -> Float[Tensor, "pairs c h w"]:
-        """The dense map as SAM's decoder takes it."""
+    def prompt(
+        self, dense: Float[Tensor, "pairs c _h _w"], grid: tuple[int, int], no_mask: Float[Tensor, "c"]
+    ) -> Float[Tensor, "pairs c h w"]:
+        """The dense map as a mask decoder of that grid takes it; `no_mask` is what it would get without a map."""
         mode = "bicubic" if self.preset.bicubic else "bilinear"
-        dense = functional.interpolate(dense, (sam.grid, sam.grid), mode=mode, align_corners=False)
-        return dense if self.gate is None else sam.no_mask(len(dense)) + self.gate[:, None, None] * dense
+        dense = functional.interpolate(dense, grid, mode=mode, align_corners=False)
+        return dense if self.gate is None else no_mask.view(-1, 1, 1) + self.gate[:, None, None] * dense

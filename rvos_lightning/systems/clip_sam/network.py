@@ -141,18 +141,33 @@ class ClipSam(Network):
         Raises:
             ValueError: no expressions, or an oracle without categories.
         """
-        if not clip.expressions:
-            raise ValueError("ClipSam segments by sentences, and this clip has none: give data that has expressions")
-        items, time = len(clip), clip.time
+        image, text = self.pairs(clip)
         images = self.encode_images(clip)
         texts = self.encode_texts(clip.expressions, self._rows(clip))
-        image = (clip.video[:, None] * time + torch.arange(time, device=clip.video.device)).flatten()
-        text = torch.arange(items, device=image.device).repeat_interleave(time)
         said = self.segment(images, texts, image, text)
-        said.mask_logits = said.mask_logits.unflatten(0, (items, time))
+        said.mask_logits = said.mask_logits.unflatten(0, (len(clip), clip.time))
+        return self.with_answer(said, len(clip), clip.time)
+
+    @staticmethod
+    def pairs(clip: Clip) -> tuple[Int[Tensor, "pairs"], Int[Tensor, "pairs"]]:
+        """Image and sentence of every pair: items of the batch, frame by frame.
+
+        Raises:
+            ValueError: no expressions.
+        """
+        if not clip.expressions:
+            raise ValueError(
+                "this network segments by sentences, and the clip has none: give data that has expressions"
+            )
+        image = (clip.video[:, None] * clip.time + torch.arange(clip.time, device=clip.video.device)).flatten()
+        return image, torch.arange(len(clip), device=image.device).repeat_interleave(clip.time)
+
+    @staticmethod
+    def with_answer(said: BridgePrediction, items: int, time: int) -> BridgePrediction:
+        """The head's logits as presence of every frame and as one answer of every item: no target on any frame."""
         if said.target_logits is not None:
             margin = (said.target_logits[:, 0] - said.target_logits[:, 1]).view(items, time)
-            said.presence_logits, said.no_target_logits = margin, -margin.amax(1)  # no target: on no frame
+            said.presence_logits, said.no_target_logits = margin, -margin.amax(1)
         return said
 
     def segment(
@@ -162,17 +177,21 @@ class ClipSam(Network):
 
         In evaluation the queries are asked only where a no-target answer is wanted.
         """
-        names, offset = None, 0
-        if self.training or (self.bridge.queries.no_target is not None and self.answers):
-            names, offset = self.names(texts)
-        said = self.bridge(self.sam, images, texts, image, text, names)
+        names, offset = self.names(texts) if self.asks_queries() else (None, 0)
+        said = self.bridge(images, texts, image, text, names)
+        dense = self.bridge.prompt(said.dense, (self.sam.grid,) * 2, self.sam.no_mask(1)[0, :, 0, 0])
+        masks = self.sam.decode_masks(images.sam[image], said.sparse, dense).mask_logits[:, 0]
         return BridgePrediction(
-            mask_logits=said.mask_logits,
+            mask_logits=masks,
             covers="picture",
             outputs=said.outputs,
             column=text + offset,
             target_logits=said.target_logits,
         )
+
+    def asks_queries(self) -> bool:
+        """Whether the query module is needed: in training, and where a no-target answer is wanted."""
+        return self.training or (self.bridge.queries.no_target is not None and self.answers)
 
     def names(self, texts: TextFeatures) -> tuple[Names, int]:
         """The sentences (in training of all processes) and the category table; where the own sentences begin."""
