@@ -83,7 +83,7 @@ class ClipSam(Network):
                 "network.sparse_source category_gt feeds the annotated category of the answer into the network, which "
                 "no user has: set network.allow_oracle true (reports will say 'oracle category'), or sparse_source cls"
             )
-        self.answers = answer_no_target
+        self.answers, self.says_presence = answer_no_target, no_target
         self.categories = tuple(categories or COCO_PANOPTIC)
         self.temperature, self.most_words = temperature, words or self.preset.words
         self.word_projection = nn.Linear(text.width, width)

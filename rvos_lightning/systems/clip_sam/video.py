@@ -33,7 +33,7 @@ class ClipSam2(ClipSam):
         if sam.fit != "stretch":
             raise ValueError(f"network.sam.fit is {sam.fit}: CLIP sees the stretched picture; set it to stretch")
         super().__init__(sam, tower, text, train_encoders=True, **options)  # type: ignore[arg-type]
-        self.memory = memory
+        self.memory, self.says_presence = memory, self.says_presence or sam.says_presence
 
     def _freeze(self, train_encoders: bool) -> None:
         """SAM 2 says by itself what of it is trained."""
