@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from clip_sam_recordings import FOLDER, Recording, files, network, sentences
+from clip_sam_recordings import FOLDER, Recording, files, network, sentences, slices
 
 from callbacks.bridge import DecoderMasks, NoTarget, QueryMatching, instances
 from rvos_lightning.core.optim import param_groups
@@ -263,7 +263,13 @@ def check_optimizer_step(golden, net):
     optimizer.step()
     deltas = to_official({name: p.detach() - before[name] for name, p in net.named_parameters()})[0]
     norms = torch.stack([deltas[name].norm() for name in c["grad_names"]])
-    golden.check("delta_norms", norms, atol=1e-6 * float(golden.arrays["delta_norms"].max()), rtol=1e-2)
+    sizes = torch.tensor([deltas[name].numel() for name in c["grad_names"]]).sqrt()
+    index = slices(golden.tensors["delta_norms"]["slice"])
+    clipped = golden.arrays["grad_norms"] * c["clip_norm"] / golden.arrays["optimizer_grad_norm"] / sizes[index]
+    steady = clipped > 1e-10  # biases before a norm have none but rounding: far below AdamW's eps of 1e-8
+    errors = golden.errors("delta_norms", norms)
+    allowed = 1e-2 * golden.arrays["delta_norms"].double() + 1e-9
+    assert bool((errors <= allowed)[steady].all()) and int((~steady).sum()) <= 8
     for name in c["unchanged_top"]:
         assert not deltas[name].any(), name
     for name in (name for name in golden.arrays if name.startswith("delta.")):
