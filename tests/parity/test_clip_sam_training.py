@@ -269,7 +269,7 @@ def check_optimizer_step(golden, net):
     steady = clipped > 1e-10  # biases before a norm have none but rounding: far below AdamW's eps of 1e-8
     errors = golden.errors("delta_norms", norms)
     allowed = 1e-2 * golden.arrays["delta_norms"].double() + 1e-9
-    assert bool((errors <= allowed)[steady].all()) and int((~steady).sum()) <= 8
+    assert bool((errors <= allowed)[steady].all()) and int((errors > allowed).sum()) <= 4
     for name in c["unchanged_top"]:
         assert not deltas[name].any(), name
     for name in (name for name in golden.arrays if name.startswith("delta.")):
