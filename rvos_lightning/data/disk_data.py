@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rvos_lightning.data.module import VideoDataModule
-from rvos_lightning.data.reader import Reader
+from rvos_lightning.data.reader import DataError, Reader
 
 
 class DiskData(VideoDataModule):
@@ -41,7 +41,16 @@ class DiskData(VideoDataModule):
 
     def open(self, split: str) -> Reader:
         """The reader of a split of this data set."""
-        return self.opens(self.root, split, **self.options)
+        try:
+            return self.opens(self.root, split, **self.options)
+        except DataError:
+            raise
+        except (TypeError, KeyError, IndexError, AttributeError, ValueError, OverflowError, RecursionError) as error:
+            # readers name file and field; this is the net below them, for kinds that nobody has seen yet
+            raise DataError(
+                f"{self.root}: the annotation files of split {split} hold something of another kind than their layout "
+                f"has ({type(error).__name__}: {str(error)[:120]}). Compare them with the layout, or get them again."
+            ) from error
 
     def reader(self, split: Literal["train", "val", "test", "predict"]) -> Reader | None:
         """See `VideoDataModule.reader`."""

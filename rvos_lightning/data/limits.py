@@ -24,6 +24,7 @@ LIMITS: dict[str, tuple[int, str]] = {
     "rle_bytes": (1 << 24, "bytes of one run-length mask"),
     "polygon_numbers": (1 << 20, "coordinates of one polygon"),
     "pickle_bytes": (256 << 20, "bytes of a pickle of references"),
+    "worker_seconds": (50, "seconds without a batch from the loader workers"),
     "json_depth": (64, "levels of nesting in a JSON file or pickle"),
 }
 """Name -> (number, what it counts)."""

@@ -4,6 +4,8 @@ import io
 import os
 import struct
 import zipfile
+import zlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +16,8 @@ from jaxtyping import Bool, UInt8
 from torch import Tensor
 
 from rvos_lightning.core.types import ClipMeta
+from rvos_lightning.data.limits import limit, open_picture, within
+from rvos_lightning.data.reader import DataError
 from rvos_lightning.metrics.layouts import (
     Layout,
     SubmissionError,
@@ -26,7 +30,10 @@ from rvos_lightning.metrics.layouts import (
 
 HEADER = struct.Struct(">8s4x4sIIBB")  # PNG signature, IHDR, width, height, depth, colour type
 GREY, PALETTE = 0, 3
+PNG_END = b"IEND\xaeB`\x82"
 SHOWN = 20
+DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, NotImplementedError, struct.error)
+"""What reading a damaged, encrypted or strangely packed member raises."""
 
 
 class MaskFolder:
@@ -117,7 +124,7 @@ def check_zip(path: Path, expected: Iterable[ClipMeta], layout: Layout | str) ->
     """
     layout = layout_of(layout)
     files = expected_files(expected, layout)
-    with zipfile.ZipFile(path) as archive:
+    with _opened(path) as archive:
         infos = {info.filename: info for info in archive.infolist() if not info.is_dir()}
         missing = [f"missing {name}" for name in files if name not in infos]
         surplus = [f"superfluous {name}{_hint(name, files)}" for name in infos if name not in files]
@@ -129,12 +136,15 @@ def check_zip(path: Path, expected: Iterable[ClipMeta], layout: Layout | str) ->
 def _misshapen(archive: zipfile.ZipFile, info: zipfile.ZipInfo, size: tuple[int, int], layout: Layout) -> list[str]:
     """What is wrong with one picture, from its checksum and its header."""
     try:
-        start = archive.read(info)[: HEADER.size]
-    except (zipfile.BadZipFile, OSError) as error:
+        whole = archive.read(info) if info.file_size <= limit("zip_member_bytes") else b""
+        start = whole[: HEADER.size]
+    except DAMAGE as error:
         return [f"damaged {info.filename}: {error}"]
     if len(start) < HEADER.size or start[:4] != b"\x89PNG":
         return [f"no PNG {info.filename}"]
     _, _, width, height, depth, kind = HEADER.unpack(start)
+    if not whole.rstrip(b"\0").endswith(PNG_END):
+        return [f"damaged {info.filename}: the picture is cut off"]
     wanted = PALETTE if layout.merged else GREY
     wrong = []
     if (depth, kind) != (8, wanted):
@@ -161,6 +171,27 @@ def _refuse(path: Path | str, *kinds: Sequence[str]) -> None:
         raise SubmissionError(f"{path}: {count} faults\n  " + "\n  ".join(shown) + more)
 
 
+def _opened(path: Path) -> zipfile.ZipFile:
+    """A zip of predictions.
+
+    Raises:
+        SubmissionError: no zip, cut off, encrypted, or with a name twice.
+    """
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError, NotImplementedError, UnicodeError) as error:
+        raise SubmissionError(f"{path}: not a readable zip ({error}). Make or download it again.") from error
+    infos = archive.infolist()
+    names = Counter(info.filename for info in infos)
+    twice = next((name for name, count in names.items() if count > 1), None)
+    locked = next((info.filename for info in infos if info.flag_bits & 1), None)
+    if twice or locked:
+        archive.close()
+        what = f"{twice} is in it twice" if twice else f"{locked} is encrypted"
+        raise SubmissionError(f"{path}: {what}. Pack it again.")
+    return archive
+
+
 class SavedMasks:
     """Predicted masks in a folder or zip, wherever they were made.
 
@@ -173,7 +204,7 @@ class SavedMasks:
         self.place, self.layout = Path(place), layout_of(layout)
         if not self.place.exists():
             raise SubmissionError(f"{place}: no such folder or zip of predictions")
-        self.archive = None if self.place.is_dir() else zipfile.ZipFile(self.place)
+        self.archive = None if self.place.is_dir() else _opened(self.place)
         self._names = None if self.archive is None else set(self.archive.namelist())
 
     def missing(self, expected: Iterable[ClipMeta]) -> list[str]:
@@ -187,6 +218,9 @@ class SavedMasks:
             SubmissionError: lists the missing files, with the layout meant.
         """
         hint = f" (expected: {self.layout.pattern}, {self.layout.note})"
+        deeper = next((n for n in self._names or () for gap in gaps[:1] if n.endswith(f"/{gap}")), None)
+        if deeper is not None:
+            hint += f"; it has one folder too many, {deeper.removesuffix(gaps[0])}: pack what is inside it"
         _refuse(f"{self.place}{hint}", [f"missing {name}" for name in gaps])
 
     def read(self, meta: ClipMeta, size: tuple[int, int] | None = None) -> Bool[Tensor, "time height width"]:
@@ -230,8 +264,19 @@ class SavedMasks:
     def _ids(self, name: str) -> UInt8[np.ndarray, "height width"]:
         if not self._exists(name):
             raise SubmissionError(f"{self.place}: {name} is missing")
-        raw = (self.place / name).read_bytes() if self.archive is None else self.archive.read(name)
-        return _decode(raw, name)
+        try:
+            if self.archive is None:
+                raw = (self.place / name).read_bytes()
+            else:
+                within("zip_member_bytes", self.archive.getinfo(name).file_size, f"{self.place}: {name}")
+                raw = self.archive.read(name)
+        except DataError as error:
+            raise SubmissionError(str(error)) from error
+        except DAMAGE as error:
+            raise SubmissionError(
+                f"{self.place}: {name} cannot be read ({error}). Pack or download it again."
+            ) from error
+        return _decode(raw, f"{self.place}: {name}")
 
 
 def _paint(
@@ -262,14 +307,12 @@ def _decode(raw: bytes, name: str) -> UInt8[np.ndarray, "height width"]:
     Raises:
         SubmissionError: not a palette, grey or 1-bit picture.
     """
-    from PIL import Image, UnidentifiedImageError
-
     try:
-        image = Image.open(io.BytesIO(raw))
-        if image.mode not in ("P", "L", "1"):
-            raise SubmissionError(f"{name} has mode {image.mode}; masks are palette (P) or grey (L) PNGs")
-        ids = np.asarray(image).astype(np.uint8)
-        # Pillow spreads grey values of 2 and 4 bits (byte 24 says so) over 0 to 255
-        return ids // {2: 85, 4: 17}.get(raw[24], 1) if image.mode == "L" and image.format == "PNG" else ids
-    except (UnidentifiedImageError, OSError) as error:
-        raise SubmissionError(f"{name} cannot be read: {error}") from error
+        with open_picture(raw, name) as image:
+            if image.mode not in ("P", "L", "1"):
+                raise SubmissionError(f"{name} has mode {image.mode}; masks are palette (P) or grey (L) PNGs")
+            ids = np.asarray(image).astype(np.uint8)
+            # Pillow spreads grey values of 2 and 4 bits (byte 24 says so) over 0 to 255
+            return ids // {2: 85, 4: 17}.get(raw[24], 1) if image.mode == "L" and image.format == "PNG" else ids
+    except DataError as error:
+        raise SubmissionError(f"{name} cannot be read: {str(error).removeprefix(f'{name}: ')}") from error

@@ -191,7 +191,10 @@ def metadata(path: Path) -> dict[str, str]:
     """What a .safetensors file says of itself; empty for anything else."""
     if path.suffix != ".safetensors" or not path.is_file():
         return {}
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
-    with safe_open(path, framework="pt") as file:
-        return dict(file.metadata() or {})
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError):  # damaged, or another kind of file: reading its tensors says which
+        return {}

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -206,22 +207,95 @@ def load_official(path: Path | str, allow: Iterable[type] = ()) -> dict[str, Ten
     path = Path(path)
     if not path.exists():
         raise WeightsError(f"{path}: no such checkpoint; give a path that exists")
-    if path.is_dir() or path.suffix == ".safetensors":
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    if not files:
+        raise WeightsError(f"{path}: a folder without *.safetensors; give the folder that holds the shards")
+    state: dict[str, Tensor] = {}
+    for file in files:
+        part = plain_keys(_read(file, allow), file)
+        if twice := sorted(state.keys() & part.keys()):
+            raise WeightsError(f"{file}: {len(twice)} keys are in another shard too, first: {twice[0]}; get them again")
+        state |= part
+    for key, tensor in state.items():
+        if tensor.is_floating_point() and tensor.isnan().any():
+            raise WeightsError(
+                f"{path}: {key} holds NaN; the run that wrote it had diverged: take an earlier checkpoint"
+            )
+    return state
+
+
+def plain_keys(content: Any, path: Path) -> dict[str, Tensor]:
+    """Tensors by name, without what `DistributedDataParallel` and `torch.compile` put into names.
+
+    Args:
+        content: what a file holds.
+        path: for the message.
+
+    Raises:
+        WeightsError: it is no state dict, or two keys become one.
+    """
+    for wrapper in ("model", "state_dict", "model_state_dict", "network"):
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    if not isinstance(content, Mapping):
+        raise WeightsError(f"{path}: holds {_kind(content)}, not a state dict; give a file of named tensors")
+    found: dict[str, Tensor] = {}
+    for key, value in content.items():
+        if not isinstance(value, Tensor):
+            continue
+        if not isinstance(key, str):
+            raise WeightsError(f"{path}: the key {key!r} is no name; give a state dict of named tensors")
+        name = key.replace("_orig_mod.", "").removeprefix("module.")
+        if name in found:
+            raise WeightsError(f"{path}: {key} and another key both mean {name}; get the file again")
+        found[name] = value
+    if not found:
+        fields = ", ".join(map(str, list(content)[:5])) or "nothing"
+        raise WeightsError(f"{path}: holds no tensors by name, but {fields}; give a file of weights")
+    return found
+
+
+def _read(path: Path, allow: Iterable[type]) -> Any:
+    """The content of one file, by what it is, whatever its suffix says."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error
+    if not start:
+        raise WeightsError(f"{path}: is empty; download it again")
+    if start.startswith(b"version https://git-lfs"):
+        raise WeightsError(f"{path}: a Git-LFS pointer, not the weights; run `git lfs pull` in its repository")
+    torch_file = start[:2] == b"PK" or start[:1] == b"\x80"
+    if not torch_file and (start[8:9] == b"{" or path.suffix == ".safetensors"):
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
-        if not files:
-            raise WeightsError(f"{path}: a folder without *.safetensors; give the folder that holds the shards")
-        return {key: tensor for file in files for key, tensor in load_file(file).items()}
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise WeightsError(f"{path}: not a whole .safetensors file ({error}); download it again") from error
+    if not torch_file:
+        raise WeightsError(f"{path}: neither a .safetensors nor a torch file ({start[:12]!r}...); download it again")
     try:
-        with torch.serialization.safe_globals(list(allow)):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        # from an open file: given a path, torch goes by its suffix
+        with torch.serialization.safe_globals(list(allow)), path.open("rb") as opened:
+            return torch.load(opened, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises several kinds; all mean the same to a user
-        raise WeightsError(f"{path}: cannot be read safely as weights: {str(error).splitlines()[0]}") from error
-    for wrapper in ("model", "state_dict"):
-        if isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    return {key.removeprefix("module."): value for key, value in content.items() if isinstance(value, Tensor)}
+        raise WeightsError(f"{path}: cannot be read safely as weights: {_why(str(error))}") from error
+
+
+def _why(text: str) -> str:
+    """A refusal by torch in one line, without its advice to give up safety."""
+    if held := re.search(r"Unsupported (?:global|class|operand)[^\w]*(?:GLOBAL )?([\w.]+)", text):
+        return f"it would run or build {held[1]}; ask its author for a file of tensors only"
+    if "weights_only" in text:
+        return "it holds more than tensors; ask its author for a file of tensors only"
+    return f"{text.splitlines()[0][:200] if text else 'damaged'}; download it again"
+
+
+def _kind(content: Any) -> str:
+    return "a list" if isinstance(content, list | tuple) else f"a {type(content).__name__}"
 
 
 def save(state: Mapping[str, Tensor], path: Path | str, metadata: Mapping[str, str] | None = None) -> None:

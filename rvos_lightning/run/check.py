@@ -69,6 +69,11 @@ def diagnose(data: Any, fast: bool) -> tuple[list[Finding], list[str]]:
             findings += [Finding(split, replace(problem, blocks=problem.blocks and blocks)) for problem in refused]
             facts.append(f"{split}: cannot be opened")
             continue
+        except Exception as error:  # whatever a damaged file makes a library raise is a finding, not our end
+            what = f"cannot be opened: {type(error).__name__}: {str(error)[:200]}"
+            findings.append(Finding(split, Problem(type(data).__name__, what, "Report this with the file.", blocks)))
+            facts.append(f"{split}: cannot be opened")
+            continue
         if reader is None:
             continue
         readers[split] = reader

@@ -120,6 +120,12 @@ def _interpolation(text: str, words: Sequence[str]) -> str:
 def _from_worker(error: BaseException) -> str | None:
     """What a loader process raised, which arrives as a page with its whole traceback."""
     text = str(error)
+    died = r"DataLoader worker \(pid(?:\(s\))? ([^)]+)\) (?:is )?(killed by signal[^.]*|exited unexpectedly)"
+    if killed := re.search(died, text):
+        return (
+            f"loader worker, process {killed[1]}: {killed[2]}. Out of memory, most likely, or ended from outside: "
+            "fewer --data.workers, or smaller --data.batch_size"
+        )
     if not text.startswith("Caught ") or "worker process" not in text.partition("\n")[0]:
         return None
     name = type(error).__name__

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rvos_lightning.core.types import ClipMeta, Targets, User, UserPrompt
+from rvos_lightning.data.clips.mask_prompts import object_in
 from rvos_lightning.data.clips.users import UserFactory
 from rvos_lightning.data.reader import DataError
 
@@ -26,7 +27,8 @@ class GivenPrompts(UserFactory):
         {"object": "cup", "frame": 5, "mask": "cup.png"}
 
     `frame` counts from 0; x, y in pixels of the video; labels 1 on and 0 off the object (all 1 if left out); box: left,
-    top, right, bottom; mask: an image, nonzero on the object, sought beside the JSON file. `video` (its id) is needed
+    top, right, bottom; mask: an image, nonzero on the object
+    (see `object_in`), sought beside the JSON file. `video` (its id) is needed
     only where several videos are given. An object starts with what is given on its first frame; clicks on later frames
     correct the mask tracked there; boxes and masks on later frames start it anew.
 
@@ -85,19 +87,13 @@ class GivenPrompts(UserFactory):
         """The mask picture of an entry.
 
         Raises:
-            DataError: it cannot be read.
+            DataError: it cannot be read, or does not say which pixels are meant.
         """
-        import numpy as np
-        from PIL import Image
-
         path = self.folder / entry["mask"]
         try:
-            with Image.open(path) as picture:
-                # A palette's indices are the mask, not its colours.
-                pixels = np.array(picture if picture.mode in ("P", "L", "1", "I;16") else picture.convert("L"))
+            return object_in(path.read_bytes(), f"{where}: mask {path}")
         except OSError as error:
-            raise DataError(f"{where}: mask {path} cannot be read ({error})") from error
-        return torch.from_numpy(pixels.astype(np.int64) > 0)
+            raise DataError(f"{where}: mask {path} cannot be read ({error.strerror})") from error
 
     def __call__(self, targets: Targets | None, meta: list[ClipMeta], seed: int, batch_seed: int | None = None) -> User:
         """The user of these items."""
@@ -150,10 +146,10 @@ class GivingUser(User):
 
 def _read(path: Path) -> Any:
     try:
-        return json.loads(path.expanduser().read_text())
+        return json.loads(path.expanduser().read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); data.prompts is a JSON file or a list") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: no JSON ({error}); expected e.g. {EXAMPLE}") from error
 
 

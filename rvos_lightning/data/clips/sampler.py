@@ -5,8 +5,11 @@ world size when iteration starts, hence `use_distributed_sampler: false` in the 
 sampler with that advice.
 """
 
+import ctypes
+import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -14,6 +17,11 @@ import numpy as np
 import torch.distributed as dist
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader, Dataset, Sampler
+
+from rvos_lightning.data.limits import limit, variable
+from rvos_lightning.data.reader import DataError
+
+PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of linux/prctl.h
 
 
 class Draw(NamedTuple):
@@ -49,6 +57,48 @@ def leave_signals_to_parent(worker: int) -> None:
     if "SLURM_JOB_ID" in os.environ:
         for number in (signal.SIGUSR1, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
+
+
+def begin_worker(worker: int) -> None:
+    """What every loader worker does first: leave signals to its parent, and never outlive it, even when stopped."""
+    leave_signals_to_parent(worker)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
+
+
+def watched(batches: Iterator[Any]) -> Iterator[Any]:
+    """The same batches; a worker that is stuck is named and ended.
+
+    Raises:
+        DataError: no batch came in time; names the workers, their state and the limit.
+    """
+    try:
+        yield from batches
+    except RuntimeError as error:
+        if "timed out" not in str(error):
+            raise
+        workers = [child for child in multiprocessing.active_children() if child.daemon]
+        states = {child.pid: _state(child.pid) for child in workers}
+        for child in workers:
+            if states[child.pid] == "stopped":
+                child.kill()  # it would obey nothing less, and stay behind
+        named = ", ".join(f"{pid} {state}" for pid, state in states.items()) or "none is left"
+        raise DataError(
+            f"no batch from the loader workers for {limit('worker_seconds')} s (process {named}): "
+            f"stopped, hanging, or a disk does not answer. If reading is that slow: export "
+            f"{variable('worker_seconds')}=600"
+        ) from error
+
+
+def _state(pid: int | None) -> str:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            letter = file.read().rpartition(") ")[2][:1]
+    except OSError:
+        return "gone"
+    return {"T": "stopped", "S": "waiting", "D": "waiting for the disk", "R": "working", "Z": "dead"}.get(
+        letter, letter
+    )
 
 
 class DrawSampler(Sampler[Draw]):
@@ -120,7 +170,8 @@ class ResumableLoader(DataLoader):
                 "set `trainer.use_distributed_sampler: false` (the sampler shares samples among ranks by itself)"
             )
         kwargs.pop("drop_last", None)
-        kwargs.setdefault("worker_init_fn", leave_signals_to_parent)
+        kwargs.setdefault("worker_init_fn", begin_worker)
+        kwargs.setdefault("timeout", limit("worker_seconds") if kwargs.get("num_workers") else 0)
         super().__init__(dataset, batch_size=batch_size, sampler=sampler, drop_last=True, **kwargs)
         self.trainer = trainer
         self.place: Place | None = None  # epoch, batches handed out in it
@@ -131,7 +182,7 @@ class ResumableLoader(DataLoader):
         if start is None:
             return iter(())
         self.sampler.start = start
-        return self._count(start, super().__iter__())
+        return self._count(start, watched(super().__iter__()))
 
     def _start(self) -> Place | None:
         if self.resumes:
@@ -206,8 +257,12 @@ class EvaluationLoader(DataLoader):
             raise ValueError(
                 "DistributedSampler repeats samples to even out ranks: set `trainer.use_distributed_sampler: false`"
             )
-        kwargs.setdefault("worker_init_fn", leave_signals_to_parent)
+        kwargs.setdefault("worker_init_fn", begin_worker)
+        kwargs.setdefault("timeout", limit("worker_seconds") if kwargs.get("num_workers") else 0)
         super().__init__(dataset, sampler=sampler, **kwargs)
+
+    def __iter__(self) -> Iterator[Any]:
+        return watched(super().__iter__())
 
     def __len__(self) -> int:
         return max(1, len(self.sampler))

@@ -1,7 +1,6 @@
 """A2D-Sentences: actor and action sentences on clips, masks in HDF5 files for three to five frames a video."""
 
 import csv
-import io
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -14,11 +13,13 @@ from jaxtyping import Bool
 
 from rvos_lightning.core.types import Facts
 from rvos_lightning.data.disk_data import DiskData
+from rvos_lightning.data.limits import within
 from rvos_lightning.data.problems import Refused
 from rvos_lightning.data.reader import Count, DataError, Item, Video
-from rvos_lightning.data.readers.annotation_files import read_json, safe_path
+from rvos_lightning.data.readers.annotation_files import read_json, read_text, safe_path
 from rvos_lightning.data.readers.file_reader import FileReader, Masks, MaskSource, misfit
-from rvos_lightning.data.readers.layout import missing, needed_file, needed_tree
+from rvos_lightning.data.readers.layout import missing, needed_file, needed_tree, without_notes
+from rvos_lightning.data.sources.arrays import hdf5_fields
 from rvos_lightning.data.sources.file_tree import FileTree, open_tree
 from rvos_lightning.data.sources.film import FilmFrames
 from rvos_lightning.data.sources.image_files import FrameSource, ImageFrames, Size
@@ -98,14 +99,10 @@ class Hdf5Masks(MaskSource):
 
 def read_instances(data: bytes, place: str) -> tuple[np.ndarray, Bool[np.ndarray, "instances height width"]]:
     """Instance ids and masks of one HDF5 file; a single instance is stored without the leading axis."""
-    import h5py
-
-    try:
-        with h5py.File(io.BytesIO(data), "r") as file:
-            ids = np.asarray(file["instance"]).ravel().astype(np.int64)
-            planes = np.asarray(file["reMask"])
-    except (OSError, KeyError) as error:
-        raise DataError(f"{place}: not an HDF5 file with fields 'instance' and 'reMask' ({error}).") from error
+    found, planes = hdf5_fields(data, ("instance", "reMask"), place)
+    if not np.isfinite(found).all():
+        raise DataError(f"{place}: field 'instance' holds values that are no numbers. Get the file again.")
+    ids = found.ravel().astype(np.int64)
     planes = planes[None] if planes.ndim == 2 else planes
     if planes.ndim != 3 or len(planes) != len(ids):
         raise DataError(f"{place}: {len(ids)} ids in 'instance', but 'reMask' has shape {planes.shape}.")
@@ -115,20 +112,27 @@ def read_instances(data: bytes, place: str) -> tuple[np.ndarray, Bool[np.ndarray
 def _videoset(root: Path, split: str) -> dict[str, int]:
     """Number of frames of each video of a split."""
     path = needed_file(root, ("Release/videoset.csv", "videoset.csv"), split, "the table of videos")
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.reader(file) if row]
+    rows = [row for row in csv.reader(read_text(path).splitlines()) if row]
     short = next((number for number, row in enumerate(rows, 1) if len(row) < 9), None)
     if short is not None:
         raise DataError(f"{path}: line {short}: expected 9 columns, found {len(rows[short - 1])}.")
+    odd = next(
+        (number for number, row in enumerate(rows, 1) if row[8].strip() in "01" and not row[6].isdecimal()), None
+    )
+    if odd is not None:
+        raise DataError(f"{path}: line {odd}: column 7 must be a number of frames, found {rows[odd - 1][6][:40]!r}.")
     left_out = root / "text_annotations" / "a2d_missed_videos.txt"
-    missed = set(left_out.read_text(encoding="utf-8").split()) if left_out.is_file() else set()
-    return {row[0]: int(row[6]) for row in rows if row[8].strip() == USAGE[split] and row[0] not in missed}
+    missed = set(read_text(left_out).split()) if left_out.is_file() else set()
+    chosen = [row for row in rows if row[8].strip() == USAGE[split] and row[0] not in missed]
+    for row in chosen:
+        within("video_frames", int(row[6]), f"{path}: video {row[0]}")
+    return {safe_path(row[0], path): int(row[6]) for row in chosen}
 
 
 def _rows(
     root: Path, split: str, table: dict[str, int], masks: FileTree, cache: Path | None
 ) -> tuple[list[Row], list[Path]]:
-    prepared = sorted(root.glob(f"a2d_sentences*{split}_annotations*.json"))
+    prepared = without_notes(root.glob(f"a2d_sentences*{split}_annotations*.json"))
     prepared = [path for path in prepared if "coco_format" not in path.name]
     if prepared:
         return _checked(read_json(prepared[0]), prepared[0]), [prepared[0]]
@@ -144,12 +148,15 @@ def _rows(
 
 
 def _checked(rows: Any, path: Path) -> list[Row]:
+    if not isinstance(rows, list):
+        raise DataError(f"{path}: expected a list of rows, found {type(rows).__name__}. Get the file again.")
     for number, row in enumerate(rows):
         if not isinstance(row, list) or [type(value) for value in row] != [str, str, int, int]:
             raise DataError(
                 f"{path}: row {number}: expected [text, video, frame number, instance], found {str(row)[:80]}."
             )
         safe_path(row[1], f"{path}: row {number}")
+        within("video_frames", row[2], f"{path}: row {number}")
         if row[2] < 1:
             raise DataError(f"{path}: row {number}: frame numbers start at 1, found {row[2]}.")
     return [tuple(row) for row in rows]
@@ -158,16 +165,15 @@ def _checked(rows: Any, path: Path) -> list[Row]:
 def _made(path: Path, table: dict[str, int], masks: FileTree) -> Iterator[Row]:
     """Rows of the prepared JSON, from the sentences and the instances that each HDF5 file holds."""
     held: dict[str, list[tuple[int, set[int]]]] = {}
-    with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.reader(file, skipinitialspace=True):
-            if len(row) < 3 or not row[1].strip().isdecimal() or row[0] not in table:
-                continue  # the header, other splits, and the one instance called "1 (copy)"
-            video, instance = row[0], int(row[1])
-            if video not in held:
-                names = [name for name in masks.names(video) if name.endswith(".h5")]
-                held[video] = [(int(n[:-3]), _instances(masks, f"{video}/{n}")) for n in names]
-            text = ",".join(row[2:]).strip()
-            yield from ((text, video, frame, instance) for frame, found in held[video] if instance in found)
+    for row in csv.reader(read_text(path).splitlines(), skipinitialspace=True):
+        if len(row) < 3 or not row[1].strip().isdecimal() or row[0] not in table:
+            continue  # the header, other splits, and the one instance called "1 (copy)"
+        video, instance = row[0], int(row[1])
+        if video not in held:
+            names = [name for name in masks.names(video) if name.endswith(".h5") and name[:-3].isdecimal()]
+            held[video] = [(int(n[:-3]), _instances(masks, f"{video}/{n}")) for n in names]
+        text = ",".join(row[2:]).strip()
+        yield from ((text, video, frame, instance) for frame, found in held[video] if instance in found)
 
 
 def _instances(masks: FileTree, name: str) -> set[int]:

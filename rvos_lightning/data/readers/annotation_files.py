@@ -35,18 +35,35 @@ def read_json(path: Path) -> Any:
     Raises:
         DataError: missing, not JSON, a key twice in one object, or a number that is not finite.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: missing. Put the file there or point `root` at the right folder.") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text ({error}). Download it again.") from error
+    text = read_text(path)
     try:
         return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
-        raise DataError(f"{path}: not valid JSON ({error}). The file is cut off or damaged; get it again.") from error
+        pointer = text.startswith("version https://git-lfs")
+        why = (
+            "a Git-LFS pointer; run `git lfs pull` in its repository" if pointer else "cut off or damaged; get it again"
+        )
+        raise DataError(f"{path}: not valid JSON ({error}). The file is {why}.") from error
+    except RecursionError as error:
+        raise DataError(f"{path}: nested too deep for data. The file is damaged; get it again.") from error
     except ValueError as error:
         raise DataError(f"{path}: {error}.") from error
+
+
+def read_text(path: Path) -> str:
+    """The whole text of a UTF-8 file, with or without the mark that some editors put in front.
+
+    Raises:
+        DataError: missing, unreadable, or not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: missing. Put the file there or point `root` at the right folder.") from error
+    except OSError as error:
+        raise DataError(f"{path}: unreadable ({error.strerror}). Check the path and its permissions.") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text ({error}). Download it again.") from error
 
 
 def require(record: Any, field: str, kind: type | tuple[type, ...], place: str) -> Any:
@@ -61,7 +78,8 @@ def require(record: Any, field: str, kind: type | tuple[type, ...], place: str) 
     if field not in record:
         raise DataError(f"{place}: field {field!r} is missing (expected {names}); fields: {sorted(record)[:8]}.")
     value = record[field]
-    if not isinstance(value, kind):
+    boolean = isinstance(value, bool) and bool not in (kind if isinstance(kind, tuple) else (kind,))
+    if boolean or not isinstance(value, kind):
         raise DataError(f"{place}: field {field!r} must be {names}, found {type(value).__name__} ({str(value)[:40]}).")
     return value
 
@@ -96,7 +114,7 @@ class JsonStream:
         """
         if not self.path.is_file():
             raise DataError(f"{self.path}: missing. Put the file there or point `root` at the right folder.")
-        with self.path.open(encoding="utf-8") as file:
+        with self.path.open(encoding="utf-8-sig") as file:
             buffer = _Buffer(file, self.path)
             buffer.expect("{")
             seen: set[str] = set()
@@ -122,14 +140,17 @@ class _Buffer:
     def __init__(self, file: Any, path: Path) -> None:
         self.file, self.path = file, path
         self.text, self.start, self.ended = "", 0, False
-        self.decoder = json.JSONDecoder(parse_constant=_refuse_constant)
+        self.decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse_constant)
 
     def more(self) -> None:
         """Appends a chunk, dropping what was read; refuses to read on after the end."""
         if self.ended:
             raise DataError(f"{self.path}: ends too early. The file is cut off; get it again.")
         # grow with what is already held, so that one huge value costs a logarithmic number of attempts
-        chunk = self.file.read(max(CHUNK, len(self.text) - self.start))
+        try:
+            chunk = self.file.read(max(CHUNK, len(self.text) - self.start))
+        except (UnicodeDecodeError, OSError) as error:
+            raise DataError(f"{self.path}: not UTF-8 text ({error}). Download it again.") from error
         self.ended = not chunk
         self.text, self.start = self.text[self.start :] + chunk, 0
 
@@ -166,6 +187,8 @@ class _Buffer:
                     ) from error
                 self.more()
                 continue
+            except RecursionError as error:
+                raise DataError(f"{self.path}: nested too deep for data. The file is damaged; get it again.") from error
             except ValueError as error:
                 raise DataError(f"{self.path}: {error}.") from error
             self.start = end

@@ -1,7 +1,6 @@
 """A few real clips with masks and sentences in one folder, for overfitting tests and for trying one's own data."""
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,10 @@ from rvos_lightning.core.types import Facts
 from rvos_lightning.data.module import Split, VideoDataModule
 from rvos_lightning.data.problems import Problem, refuse_if
 from rvos_lightning.data.reader import DataError, Item, Reader, Video
+from rvos_lightning.data.readers.annotation_files import read_json
 from rvos_lightning.data.readers.own_masks import mask_files, mask_problems
 from rvos_lightning.data.sources.image_files import decode_ids
-from rvos_lightning.data.sources.video_files import Footage, open_footage
+from rvos_lightning.data.sources.video_files import Footage, ImageFootage, open_footage
 
 FILE = "expressions.json"
 
@@ -52,7 +52,12 @@ class ClipWithMasksReader(Reader):
         if unknown:
             raise DataError(f"{root / FILE}: no clip named {sorted(unknown)[0]!r}; it has {', '.join(entries)}")
         for name in clips or entries:
-            wanted = [e for e in entries[name]["expressions"] if hidden or "masks" in e]
+            said = entries[name]["expressions"]
+            if odd := next((each for each in said if not isinstance(each, dict)), None):
+                raise DataError(
+                    f"{root / FILE}: {name}.expressions must hold objects with `exp`, found {str(odd)[:60]!r}"
+                )
+            wanted = [e for e in said if hidden or "masks" in e]
             if wanted:
                 self._add(name, entries[name], wanted)
         refuse_if(self._problems())
@@ -65,12 +70,18 @@ class ClipWithMasksReader(Reader):
             raise DataError(f"{self.root / FILE}: {name}.path is a folder of {len(footage)} videos; name one of them")
         self.footage += footage
         self.videos.append(Video(name, footage[0].frames, footage[0].size))
+        if isinstance(footage[0], ImageFootage):
+            refuse_if(_links_out(self.root, footage[0].paths))
         for number, said in enumerate(wanted):
             field = f"{name}.expressions[{number}]"
             text, labels = said.get("exp"), said.get("labels")
             if not isinstance(text, str) or not text.strip():
                 raise DataError(f"{self.root / FILE}: {field}.exp must be a sentence, found {text!r}")
-            if "masks" in said and not (isinstance(labels, list) and all(isinstance(n, int) for n in labels)):
+            if "masks" in said and not isinstance(said["masks"], str):
+                raise DataError(
+                    f"{self.root / FILE}: {field}.masks must name a folder or a PNG, found {said['masks']!r}"
+                )
+            if "masks" in said and not (isinstance(labels, list) and all(type(n) is int for n in labels)):
                 raise DataError(f"{self.root / FILE}: {field}.labels must list palette numbers, found {labels!r}")
             objects = tuple(labels) if "masks" in said else None
             subsets = ("multi",) if objects and len(objects) > 1 else ()
@@ -86,6 +97,7 @@ class ClipWithMasksReader(Reader):
                 places.setdefault((place, item.video), []).append(item.objects)
         decoded: dict[Path, set[int]] = {}
         for (place, video), labels in places.items():
+            yield from _links_out(self.root, mask_files(place).values())
             yield from mask_problems(place, self.videos[video].frames, self.videos[video].size, labels, decoded)
 
     def read_frames(self, video: int, positions: Sequence[int]) -> UInt8[Tensor, "time 3 height width"]:
@@ -126,12 +138,9 @@ _files = lru_cache(maxsize=256)(mask_files)
 
 
 def _entries(path: Path) -> dict[str, dict[str, Any]]:
-    try:
-        table = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: missing; it lists clips and their expressions (see ClipWithMasksReader)") from error
-    except ValueError as error:
-        raise DataError(f"{path}: not valid JSON ({error})") from error
+    if not path.is_file():
+        raise DataError(f"{path}: missing; it lists clips and their expressions (see ClipWithMasksReader)")
+    table = read_json(path)
     if isinstance(table, dict) and "expressions" in table:
         table = {path.parent.resolve().name: table}
     for name, entry in table.items() if isinstance(table, dict) else ():
@@ -141,6 +150,15 @@ def _entries(path: Path) -> dict[str, dict[str, Any]]:
     if not isinstance(table, dict) or not table:
         raise DataError(f"{path}: must hold one clip or a mapping of names to clips")
     return table
+
+
+def _links_out(root: Path, paths: Iterable[Path]) -> Iterator[Problem]:
+    """Files that are links to somewhere outside the folder."""
+    home = root.resolve()
+    for path in paths:
+        if path.is_symlink() and not path.resolve().is_relative_to(home):
+            what = f"a link leads out of {home}"
+            yield Problem(str(path), what, "Copy the file there, or link the whole folder.", ("train", "validate"))
 
 
 def _inside(root: Path, name: str, field: str) -> Path:

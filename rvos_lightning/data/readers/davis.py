@@ -7,6 +7,7 @@ import numpy as np
 
 from rvos_lightning.data.disk_data import DiskData
 from rvos_lightning.data.reader import Count
+from rvos_lightning.data.readers.annotation_files import read_text
 from rvos_lightning.data.readers.label_index import LabelIndex
 from rvos_lightning.data.readers.layout import needed_file, needed_tree
 from rvos_lightning.data.readers.vos_reader import VosReader, list_videos
@@ -46,7 +47,7 @@ class DAVISReader(VosReader):
         """Reads the list of videos and their first masks; test splits have no others."""
         root = Path(root)
         lists = tuple(f"ImageSets/{year}/{split}.txt" for year in YEARS)
-        names = needed_file(root, lists, split, "the list of videos").read_text().split()
+        names = read_text(needed_file(root, lists, split, "the list of videos")).split()
         frames = needed_tree(root, f"JPEGImages/{resolution}", split)
         masks = needed_tree(root, f"{ANNOTATIONS[task]}/{resolution}", split, f"the masks of the {task} release")
         videos = list_videos(frames, names=names)

@@ -16,7 +16,11 @@ BLOCKS = ("train", "validate", "submit")  # narrowed to what the split is used f
 
 def examine(reader: Reader, fast: bool, pool: Executor) -> Iterator[list[Problem]]:
     """Problems of the split as a whole, then of each video; `fast` reads names and headers only."""
-    own = list(reader.problems(fast)) if isinstance(reader, FileReader) else []
+    try:
+        own = list(reader.problems(fast)) if isinstance(reader, FileReader) else []
+    except Exception as error:  # as below: a finding, not the doctor's end
+        what = str(error) if isinstance(error, DataError) else f"{type(error).__name__}: {error}"
+        own = [Problem(f"{reader.name} {reader.split}", what, "Get these files again, or report this.", BLOCKS)]
     if not len(reader.items):
         what = "nothing in it: no expression or object"
         own.append(Problem(f"{reader.name} {reader.split}", what, "Check the split's name and its files.", BLOCKS))

@@ -32,14 +32,15 @@ def read_expressions(path: Path) -> list[Entry]:
 def _entry(path: Path, name: str, record: Any) -> Entry:
     place = f"{path}: video {name}"
     safe_path(name, path)
-    frames = sorted(require(record, "frames", list, place))
+    frames = require(record, "frames", list, place)
+    odd = next((frame for frame in frames if not isinstance(frame, str) or "/" in safe_path(frame, place)), None)
+    if odd is not None or None in frames:
+        raise DataError(f"{place}: field 'frames' must hold plain frame names, found {str(odd)[:40]!r}.")
+    frames = sorted(frames)
     if not frames:
         raise DataError(f"{place}: field 'frames' is empty.")
     if len(set(frames)) != len(frames):
         raise DataError(f"{place}: field 'frames' lists a frame twice.")
-    for frame in frames:
-        if not isinstance(frame, str) or "/" in safe_path(frame, place):
-            raise DataError(f"{place}: field 'frames' must hold plain frame names, found {frame!r}.")
     expressions = require(record, "expressions", dict, place)
     for key, expression in expressions.items():
         require(expression, "exp", str, f"{place}, expression {key}")
@@ -51,7 +52,11 @@ def annotation_ids(expression: dict[str, Any], place: str) -> tuple[int, ...] | 
     if "anno_id" not in expression:
         return None
     ids = require(expression, "anno_id", (list, int), place)
-    return tuple(ids) if isinstance(ids, list) else (ids,)
+    ids = ids if isinstance(ids, list) else [ids]
+    odd = [each for each in ids if isinstance(each, bool) or not isinstance(each, int | str)]
+    if odd:
+        raise DataError(f"{place}: field 'anno_id' must hold numbers, found {str(odd[0])[:40]}.")
+    return tuple(ids)
 
 
 def table(entries: list[Entry], path: Path) -> Iterator[tuple[int, Entry, str, dict[str, Any], str]]:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Int32, UInt8
 from torch import Tensor
 
-from rvos_lightning.data.problems import Problem
+from rvos_lightning.data.problems import Problem, blocks_of, refuse_if
 from rvos_lightning.data.reader import DataError, Item, Reader, Video
 from rvos_lightning.data.sources.image_files import FrameSource, ImageFrames, Size
 from rvos_lightning.data.sources.packed import Packed
@@ -91,6 +91,14 @@ class FileReader(Reader):
         Outside training the size of every video is looked up, so that small ones can be evaluated in memory.
         """
         self.name, self.split, self.frames, self.truth = name, split, frames, truth
+        videos = list(videos)
+        refuse_if(
+            Problem(
+                f"video {video.id}", f"{name} {split} lists it, but it has no frames", "Unpack them.", blocks_of(split)
+            )
+            for video in videos
+            if not video.frames
+        )
         known = list(videos) if split.startswith("train") else _measured(list(videos), frames)
         self.videos: Sequence[Video] = Packed(Video, known)
         self.items: Sequence[Item] = Packed(Item, items)

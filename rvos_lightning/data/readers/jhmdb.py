@@ -1,6 +1,5 @@
 """JHMDB-Sentences: one sentence on each of 928 clips, scored on three frames of each; evaluation only."""
 
-import io
 from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
@@ -12,11 +11,13 @@ from jaxtyping import Bool, UInt8
 
 from rvos_lightning.core.types import Facts
 from rvos_lightning.data.disk_data import DiskData
+from rvos_lightning.data.limits import within
 from rvos_lightning.data.problems import Problem, Refused
 from rvos_lightning.data.reader import Count, DataError, Item, Video
 from rvos_lightning.data.readers.annotation_files import read_json, safe_path
 from rvos_lightning.data.readers.file_reader import FileReader, Masks, MaskSource, misfit
-from rvos_lightning.data.readers.layout import needed_tree
+from rvos_lightning.data.readers.layout import needed_tree, without_notes
+from rvos_lightning.data.sources.arrays import mat_field
 from rvos_lightning.data.sources.file_tree import FileTree
 from rvos_lightning.data.sources.image_files import ImageFrames, Size
 from rvos_lightning.metrics.images import A2D
@@ -97,24 +98,16 @@ class PuppetMasks(MaskSource):
 @lru_cache(maxsize=2)  # the three items of a clip follow each other
 def read_puppet(data: bytes, place: str) -> UInt8[np.ndarray, "height width time"]:
     """`part_mask` of a MATLAB file, old (version 5) or HDF5 (7.3, whose axes are reversed)."""
-    from scipy.io import loadmat
-
-    try:
-        planes = loadmat(io.BytesIO(data), variable_names=["part_mask"]).get("part_mask")
-    except NotImplementedError:
-        import h5py
-
-        with h5py.File(io.BytesIO(data), "r") as file:
-            planes = np.asarray(file["part_mask"]).T if "part_mask" in file else None
-    except (ValueError, OSError, TypeError) as error:
-        raise DataError(f"{place}: not a MATLAB file ({error}). Get it again.") from error
-    if planes is None or planes.ndim not in (2, 3):
-        raise DataError(f"{place}: no field 'part_mask' of height x width x time. Get it again.")
-    return (planes[:, :, None] if planes.ndim == 2 else planes).astype(np.uint8)
+    planes = mat_field(data, "part_mask", place)
+    if planes.ndim not in (2, 3):
+        raise DataError(
+            f"{place}: field 'part_mask' has shape {planes.shape}, not height x width x time. Get it again."
+        )
+    return ((planes[:, :, None] if planes.ndim == 2 else planes) > 0).astype(np.uint8)
 
 
 def _metadata(root: Path) -> Path:
-    found = sorted(root.glob("*jhmdb*metadata*.json")) or sorted(root.glob("*metadata*.json"))
+    found = without_notes(root.glob("*jhmdb*metadata*.json")) or without_notes(root.glob("*metadata*.json"))
     if not found:
         what = "missing: the shared list of the frames that are scored (video, frame, mask, total, text)"
         remedy = "Get it from a code that published numbers on it; drawing frames anew makes scores incomparable."
@@ -123,11 +116,15 @@ def _metadata(root: Path) -> Path:
 
 
 def _rows(path: Path) -> Iterator[Row]:
-    for number, row in enumerate(read_json(path)):
+    table = read_json(path)
+    if not isinstance(table, list):
+        raise DataError(f"{path}: expected a list of rows, found {type(table).__name__}. Get the file again.")
+    for number, row in enumerate(table):
         place = f"{path}: row {number}"
         if not isinstance(row, list) or [type(value) for value in row] != [str, str, str, int, str]:
             raise DataError(f"{place}: expected [video, frame path, mask path, total frames, text].")
         video, frame, _, total, text = row
+        within("video_frames", total, place)
         # the paths begin wherever the file was made; the last three parts are the layout's own
         parts = PurePosixPath(frame.replace("\\", "/")).parts[-3:]
         stem = PurePosixPath(frame).stem

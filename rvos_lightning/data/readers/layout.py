@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from rvos_lightning.data.problems import Problem, Refused, blocks_of
-from rvos_lightning.data.sources.file_tree import FileTree, open_tree
+from rvos_lightning.data.sources.file_tree import FileTree, left_by_macos, open_tree
 
 
 def missing(path: Path, what: str, split: str, blocks: tuple[str, ...] | None = None) -> Problem:
@@ -50,6 +50,11 @@ def frame_problems(
         )
 
 
+def without_notes(paths: Iterable[Path]) -> list[Path]:
+    """Paths in order, without those that hold a Mac's notes on their namesakes (`._name`)."""
+    return sorted(path for path in paths if not left_by_macos(path.name))
+
+
 def needed_tree(root: Path, relative: str, split: str, what: str = "the frames") -> FileTree:
     """A folder, or a zip in its place, that the split cannot do without.
 
@@ -69,7 +74,7 @@ def needed_file(root: Path, names: tuple[str, ...], split: str, what: str) -> Pa
         Refused: none does.
     """
     for name in names:
-        found = sorted(root.glob(name)) if any(sign in name for sign in "*?[") else [root / name]
+        found = without_notes(root.glob(name)) if any(sign in name for sign in "*?[") else [root / name]
         if found and found[0].is_file():
             return found[0]
     raise Refused([missing(root / names[0], what, split)])

@@ -13,7 +13,7 @@ from rvos_lightning.core.types import Facts
 from rvos_lightning.data.disk_data import DiskData
 from rvos_lightning.data.problems import Problem, refuse_if
 from rvos_lightning.data.reader import Count, DataError, Item, Video
-from rvos_lightning.data.readers.annotation_files import require
+from rvos_lightning.data.readers.annotation_files import read_text, require
 from rvos_lightning.data.readers.expressions import Entry, read_expressions, table
 from rvos_lightning.data.readers.file_reader import FileReader
 from rvos_lightning.data.readers.layout import frame_problems, needed_file, needed_tree
@@ -134,7 +134,7 @@ def _line(line: str, place: str) -> tuple[str, str, str]:
 
 def _video_names(davis: Path, split: str) -> list[str]:
     short = "val" if split == "valid" else split
-    return needed_file(davis, (f"ImageSets/2017/{short}.txt",), split, "the list of videos").read_text().split()
+    return read_text(needed_file(davis, (f"ImageSets/2017/{short}.txt",), split, "the list of videos")).split()
 
 
 def _text_file(root: Path, name: str, split: str) -> Path:

@@ -10,16 +10,17 @@ import io
 import json
 import os
 import pickletools
+import reprlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rvos_lightning.data.limits import limit
 from rvos_lightning.data.reader import DataError
 from rvos_lightning.data.readers.annotation_files import read_json
 from rvos_lightning.data.sources.rle_store import cache_path
 
-MAX_BYTES = 256 << 20
-MAX_DEPTH = 64
+shorten = reprlib.repr  # a few lists of lists can say terabytes of text
 
 CODE = frozenset(
     "GLOBAL STACK_GLOBAL INST OBJ NEWOBJ NEWOBJ_EX REDUCE BUILD EXT1 EXT2 EXT4 PERSID BINPERSID NEXT_BUFFER "
@@ -45,14 +46,14 @@ def read_plain_pickle(path: Path) -> Any:
         DataError: there is no such file.
     """
     try:
-        data = path.read_bytes() if path.stat().st_size <= MAX_BYTES else None
+        data = path.read_bytes() if path.stat().st_size <= limit("pickle_bytes") else None
     except OSError as error:
         raise DataError(
             f"{path}: missing or unreadable ({error.strerror}). Put the file there or check `root`."
         ) from error
     if data is None:
         raise Refusal(
-            f"{path.name}: larger than {MAX_BYTES >> 20} MiB; reference files are a few MB. Get a clean copy."
+            f"{path.name}: larger than {limit('pickle_bytes') >> 20} MiB; such files are a few MB. Get a clean copy."
         )
     return _Plain(path.name).run(data)
 
@@ -190,8 +191,8 @@ class _Plain:
             raise ValueError("values for something that is neither list nor dictionary")
         depth = 1 + max((self.depth.get(id(v), 0) for v in values if isinstance(v, list | dict)), default=0)
         self.depth[id(container)] = max(self.depth[id(container)], depth)
-        if depth > MAX_DEPTH:
-            raise ValueError(f"nested deeper than {MAX_DEPTH}")
+        if depth > limit("json_depth"):
+            raise ValueError(f"nested deeper than {limit('json_depth')}")
 
 
 def _text(name: str, argument: Any) -> str:
@@ -257,20 +258,22 @@ def _checked(refs: Any, path: Path) -> list[dict[str, Any]]:
         for field, kind in FIELDS.items():
             if not isinstance(ref.get(field), kind) or isinstance(ref.get(field), bool):
                 raise DataError(
-                    f"{place}: field {field!r} is missing or of the wrong kind ({str(ref.get(field))[:40]})."
+                    f"{place}: field {field!r} is missing or of the wrong kind ({shorten(ref.get(field))})."
                 )
         sentences += len(ref["sentences"])
         if sentences > MAX_SENTENCES:
             raise DataError(f"{path}: more than {MAX_SENTENCES} sentences. Get a clean copy.")
         if isinstance(ref["ann_id"], list) and not all(isinstance(each, int) for each in ref["ann_id"]):
-            raise DataError(f"{place}: field 'ann_id' must hold numbers ({str(ref['ann_id'])[:40]}).")
+            raise DataError(f"{place}: field 'ann_id' must hold numbers ({shorten(ref['ann_id'])}).")
         if ref["ref_id"] in seen:
             raise DataError(f"{place}: ref_id {ref['ref_id']} occurs twice; ids must be unique.")
         seen.add(ref["ref_id"])
+        if not isinstance(ref.get("sent_ids", []), list):
+            raise DataError(f"{place}: field 'sent_ids' must be a list ({shorten(ref['sent_ids'])}).")
         if "sent_ids" in ref and len(ref["sent_ids"]) != len(ref["sentences"]):
             raise DataError(f"{place}: {len(ref['sent_ids'])} sent_ids for {len(ref['sentences'])} sentences.")
         for sentence in ref["sentences"]:
             sound = isinstance(sentence, dict) and isinstance(sentence.get("sent_id"), int)
             if not sound or not isinstance(sentence.get("sent", sentence.get("raw")), str):
-                raise DataError(f"{place}: a sentence without `sent_id` and text ({str(sentence)[:60]}).")
+                raise DataError(f"{place}: a sentence without `sent_id` and text ({shorten(sentence)}).")
     return refs

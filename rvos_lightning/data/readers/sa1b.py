@@ -10,7 +10,7 @@ from rvos_lightning.data.problems import Refused
 from rvos_lightning.data.reader import DataError, Item, Video
 from rvos_lightning.data.readers.annotation_files import read_json, require
 from rvos_lightning.data.readers.file_reader import FileReader, StoredMasks
-from rvos_lightning.data.readers.layout import missing
+from rvos_lightning.data.readers.layout import missing, without_notes
 from rvos_lightning.data.sources.file_tree import Folder
 from rvos_lightning.data.sources.image_files import ImageFrames
 from rvos_lightning.data.sources.rle_store import RleStore, Track, stored
@@ -35,7 +35,7 @@ class SA1BReader(FileReader):
     ) -> None:
         """`files`: text file of picture names; `max_area`: share of the picture from which masks are left out."""
         root = Path(root)
-        found = {path.stem: path for path in sorted(root.rglob("sa_*.json"))}
+        found = {path.stem: path for path in without_notes(root.rglob("sa_*.json"))}
         if files is not None:
             wanted = [Path(name).stem for name in Path(files).read_text().split()]
             lost = [name for name in wanted if name not in found]

@@ -11,9 +11,9 @@ from rvos_lightning.core.types import Facts
 from rvos_lightning.data.disk_data import DiskData
 from rvos_lightning.data.problems import Problem, Refused, refuse_if
 from rvos_lightning.data.reader import Count, DataError, Item, Reader, Video
-from rvos_lightning.data.readers.annotation_files import read_json, require
+from rvos_lightning.data.readers.annotation_files import read_json, read_text, require
 from rvos_lightning.data.readers.file_reader import FileReader, StoredMasks
-from rvos_lightning.data.readers.layout import frame_problems, missing, needed_file, needed_tree
+from rvos_lightning.data.readers.layout import frame_problems, missing, needed_file, needed_tree, without_notes
 from rvos_lightning.data.sources.file_tree import FileTree, open_tree
 from rvos_lightning.data.sources.film import FilmFrames
 from rvos_lightning.data.sources.image_files import FrameSource, ImageFrames
@@ -44,7 +44,7 @@ class SAVTrainReader(FileReader):
             Refused: there is no annotation file below `root`.
         """
         root = _below(Path(root), "train")
-        self.annotations = sorted(root.rglob(f"*_{kind}.json"))
+        self.annotations = without_notes(root.rglob(f"*_{kind}.json"))
         if not self.annotations:
             raise Refused([missing(root / f"sav_000001_{kind}.json", f"the {kind} masklets of SA-V train", "train")])
         store = stored(self.annotations, self._tracks, cache, tag=f"sav_{kind}")
@@ -77,6 +77,8 @@ def masklets(path: Path) -> Iterator[Track]:
         if not isinstance(frame, list) or len(frame) != len(ids):
             raise DataError(f"{path}: field 'masklet', frame {number}: expected {len(ids)} objects.")
     for column, each in enumerate(ids):
+        if isinstance(each, bool) or not isinstance(each, int | float) or int(each) != each:
+            raise DataError(f"{path}: field 'masklet_id' must hold numbers, found {str(each)[:40]!r}.")
         yield Track(f"{video}/{int(each)}", [frame[column] for frame in frames])
 
 
@@ -133,7 +135,7 @@ class SAVReader(FileReader):
     def __init__(self, root: Path | str, split: str) -> None:
         """Lists videos and objects of "val" or "test"."""
         root = _below(Path(root), split)
-        names = needed_file(root, (f"sav_{split}.txt",), split, "the list of videos").read_text().split()
+        names = read_text(needed_file(root, (f"sav_{split}.txt",), split, "the list of videos")).split()
         frames = needed_tree(root, "JPEGImages_24fps", split)
         masks = needed_tree(root, "Annotations_6fps", split, "the masks")
         videos = [Video(name, tuple(Path(entry).stem for entry in frames.names(name))) for name in names]

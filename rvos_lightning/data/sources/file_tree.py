@@ -9,12 +9,19 @@ from pathlib import Path
 
 import numpy as np
 
+from rvos_lightning.data.limits import within
 from rvos_lightning.data.reader import DataError
 from rvos_lightning.data.readers.annotation_files import safe_path
 
 STORED, DEFLATED = 0, 8  # the two compression methods of zip files in use
 OPEN_ZIPS = 32  # archives of single videos kept open by one process
+ENCRYPTED = 1  # flag of a zip member
 LOCAL_HEADER = struct.Struct("<4s5H3I2H")
+
+
+def left_by_macos(name: str) -> bool:
+    """Whether a file holds a Mac's notes on its namesake, not data."""
+    return name.startswith("__MACOSX/") or name.rpartition("/")[2].startswith("._")
 
 
 class FileTree(ABC):
@@ -36,7 +43,11 @@ class FileTree(ABC):
 
     @abstractmethod
     def exists(self, name: str) -> bool:
-        """Whether there is such a file."""
+        """Whether there is such a file.
+
+        Raises:
+            DataError: a folder is in its place.
+        """
 
     @abstractmethod
     def names(self, folder: str = "") -> list[str]:
@@ -86,8 +97,11 @@ class Folder(FileTree):
 
     def exists(self, name: str) -> bool:
         """See `FileTree.exists`."""
-        if os.path.isfile(self.path(name)):
+        path = self.path(name)
+        if os.path.isfile(path):
             return True
+        if os.path.isdir(path):
+            raise DataError(f"{self.place / name}: a folder where a file is due. Unpack the archive again.")
         archive, rest = self._zip_of(name)
         return archive is not None and archive.exists(rest)
 
@@ -95,7 +109,8 @@ class Folder(FileTree):
         """See `FileTree.names`."""
         path = self.path(folder) if folder else self.resolved
         if os.path.isdir(path):
-            entries = (n[: -len(".zip")] if n.endswith(".zip") else n for n in os.listdir(path))
+            there = [name for name in os.listdir(path) if not left_by_macos(name)]
+            entries = (n[: -len(".zip")] if n.endswith(".zip") else n for n in there)
             return sorted(set(entries))
         archive, rest = self._zip_of(f"{folder}/")
         return archive.names(rest.rstrip("/")) if archive is not None else []
@@ -125,11 +140,17 @@ class Zip(FileTree):
         prefix = f"{inside}/" if inside else ""
         try:
             with zipfile.ZipFile(place) as archive:
+                within("zip_members", len(archive.infolist()), str(place))
                 members = [m for m in archive.infolist() if m.filename.startswith(prefix) and not m.is_dir()]
-        except (zipfile.BadZipFile, OSError) as error:
+        except (zipfile.BadZipFile, OSError, NotImplementedError, UnicodeError, struct.error) as error:
             raise DataError(f"{place}: not a readable zip file ({error}). Download it again.") from error
+        members = [m for m in members if not left_by_macos(m.filename)]
+        if locked := next((m.filename for m in members if m.flag_bits & ENCRYPTED), None):
+            raise DataError(f"{place}: {locked!r} is encrypted. Unpack the archive with its password.")
         members.sort(key=lambda m: m.filename[len(prefix) :].encode())
         self._names = np.array([m.filename[len(prefix) :].encode() for m in members], dtype=np.bytes_)
+        if len(doubled := np.flatnonzero(self._names[1:] == self._names[:-1])):
+            raise DataError(f"{place}: {self._names[doubled[0]].decode()!r} is in it twice. Pack the archive again.")
         facts = [(m.header_offset, m.compress_size, m.file_size, m.CRC, m.compress_type) for m in members]
         self._facts = np.array(facts, dtype=np.int64).reshape(-1, 5)
         self._handle: tuple[int, int] | None = None
@@ -154,11 +175,15 @@ class Zip(FileTree):
         if row is None:
             raise DataError(f"{self.place}: no member {name!r}. The archive is incomplete; get it again.")
         start, packed, size, checksum, method = (int(value) for value in self._facts[row])
-        header = LOCAL_HEADER.unpack(os.pread(self._file, LOCAL_HEADER.size, start))
-        data = os.pread(self._file, packed, start + LOCAL_HEADER.size + header[-2] + header[-1])
-        if method == DEFLATED:
-            data = zlib.decompress(data, wbits=-15, bufsize=max(size, 1))
-        elif method != STORED:
+        within("zip_member_bytes", max(packed, size), f"{self.place}: {name!r}")
+        try:
+            header = LOCAL_HEADER.unpack(os.pread(self._file, LOCAL_HEADER.size, start))
+            data = os.pread(self._file, packed, start + LOCAL_HEADER.size + header[-2] + header[-1])
+            if method == DEFLATED:
+                data = zlib.decompressobj(wbits=-15).decompress(data, size + 1)  # never more than it declares
+        except (struct.error, zlib.error, OSError, OverflowError) as error:
+            raise DataError(f"{self.place}: {name!r} is damaged ({error}). Get the archive again.") from error
+        if method not in (STORED, DEFLATED):
             raise DataError(
                 f"{self.place}: {name!r} is packed with method {method}. Pack it again, stored or deflated."
             )

@@ -24,12 +24,18 @@ def shard_files(path: Path) -> list[Path]:
 
 def keys_of(path: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
     """Every key of a checkpoint with its file and shape; no tensor is read."""
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     found: dict[str, tuple[Path, tuple[int, ...]]] = {}
     for file in shard_files(path):
-        with safe_open(file, framework="pt") as shard:
-            found.update({key: (file, tuple(shard.get_slice(key).get_shape())) for key in shard.keys()})  # noqa: SIM118
+        try:
+            with safe_open(file, framework="pt") as shard:
+                names = {key: (file, tuple(shard.get_slice(key).get_shape())) for key in shard.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise WeightsError(f"{file}: not a whole .safetensors file ({error}); download it again") from error
+        if twice := found.keys() & names.keys():
+            raise WeightsError(f"{file}: {sorted(twice)[0]} is in another shard too; get the shards again")
+        found.update(names)
     return found
 
 
