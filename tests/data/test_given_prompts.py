@@ -89,7 +89,7 @@ def test_bad_files_and_doubled_wishes_are_refused(frames: Path, tmp_path: Path) 
             clip_of(frames, str(tmp_path / "bad.json"))
     with pytest.raises(DataError, match=r"absent\.json: cannot be read"):
         clip_of(frames, str(tmp_path / "absent.json"))
-    Image.fromarray(np.zeros((6, 6), np.uint8)).save(tmp_path / "six.png")
+    Image.fromarray(np.full((6, 6), 255, np.uint8)).save(tmp_path / "six.png")
     with pytest.raises(DataError, match="six.png has 6 x 6 pixels, walk 16 x 12"):
         clip_of(frames, [{"object": "dog", "frame": 0, "mask": str(tmp_path / "six.png")}])
     with pytest.raises(DataError, match="not both"):

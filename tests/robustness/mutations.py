@@ -37,6 +37,7 @@ class Layout(NamedTuple):
 
 def _own(root: Path, scene: Scene, film: bool = False) -> None:
     clips = {}
+    root.mkdir(parents=True)
     for video, frames in scene.frames.items():
         path = f"{video}.mp4" if film else video
         if film:
@@ -98,7 +99,7 @@ LAYOUTS = {
     "mose": Layout(promptable.mose, "MOSE", ("train", "valid")),
     "pumavos": Layout(promptable.pumavos, "PUMaVOS", ("all",)),
     "lvvis": Layout(promptable.lvvis, "LVVIS", ("val",)),
-    "esd": Layout(promptable.esd, "ESD", ("all",)),
+    "esd": Layout(promptable.esd, "ESD", ("train", "test")),
     "sa1b": Layout(promptable.sa1b, "SA1B", ("train",)),
     "refcoco": Layout(lambda r, s: refer.refcoco(r), "RefCOCO", ("train", "testA")),
     "refcoco coco": Layout(_coco, "RefCOCO", ("train",)),
@@ -218,6 +219,8 @@ VALUES = (None, "text", "", -1, 0, 2.5, True, [], {}, [None], {"a": 1}, 10**12, 
 def other_value(path: Path, draw: np.random.Generator) -> None:
     content = json.loads(path.read_text())
     places = [place for place in _places(content) if place]
+    if not places:
+        return
     place = places[int(draw.integers(len(places)))]
     holder: Any = content
     for key in place[:-1]:
@@ -332,9 +335,14 @@ def judge(name: str, root: Path, sound: tuple[str, frozenset[str]], kind: str) -
     return Outcome("silent" if kind != "any" else "other", "")
 
 
-SPARSE = {("sav val", "Annotations_6fps")}
+SPARSE = {
+    *((own, f"masks/{video}") for own in ("own frames", "own film") for video in ("one", "two")),
+    ("sav val", "sav_val/Annotations_6fps"),
+    ("youtube_vos", "valid/Annotations"),
+    ("mose", "valid/Annotations"),
+}
 
 
 def allowed(name: str, file: Path, damage: Damage, verdict: str) -> bool:
     """Losses that no reader can know of: frames without a mask are not annotated in these layouts."""
-    return verdict == "silent" and damage is lost and (name, file.parts[1]) in SPARSE
+    return verdict == "silent" and damage is lost and (name, "/".join(file.parts[:2])) in SPARSE

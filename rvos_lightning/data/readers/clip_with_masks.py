@@ -1,7 +1,6 @@
 """A few real clips with masks and sentences in one folder, for overfitting tests and for trying one's own data."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +46,7 @@ class ClipWithMasksReader(Reader):
         self.footage: list[Footage] = []
         self.masks: list[Path | None] = []
         self.videos, self.items = [], []
+        self._listed: dict[Path, dict[str, Path]] = {}  # masks of each folder by frame
         entries = _entries(root / FILE)
         unknown = set(clips or ()) - set(entries)
         if unknown:
@@ -119,7 +119,9 @@ class ClipWithMasksReader(Reader):
         height, width = video.size
         masks = np.zeros((len(positions), height, width), dtype=bool)
         annotated = np.zeros(len(positions), dtype=bool)
-        files = _files(place)
+        if place not in self._listed:
+            self._listed[place] = mask_files(place)
+        files = self._listed[place]
         for row, position in enumerate(positions):
             path = files.get(video.frames[position])
             if path is None:
@@ -132,9 +134,6 @@ class ClipWithMasksReader(Reader):
                 )
             masks[row], annotated[row] = np.isin(ids, entry.objects), True
         return torch.from_numpy(masks), torch.from_numpy(annotated)
-
-
-_files = lru_cache(maxsize=256)(mask_files)
 
 
 def _entries(path: Path) -> dict[str, dict[str, Any]]:

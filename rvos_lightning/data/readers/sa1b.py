@@ -6,9 +6,9 @@ from typing import Any
 
 from rvos_lightning.core.types import Facts
 from rvos_lightning.data.disk_data import DiskData
-from rvos_lightning.data.problems import Refused
+from rvos_lightning.data.problems import Problem, Refused, blocks_of
 from rvos_lightning.data.reader import DataError, Item, Video
-from rvos_lightning.data.readers.annotation_files import read_json, require
+from rvos_lightning.data.readers.annotation_files import read_json, read_text, require
 from rvos_lightning.data.readers.file_reader import FileReader, StoredMasks
 from rvos_lightning.data.readers.layout import missing, without_notes
 from rvos_lightning.data.sources.file_tree import Folder
@@ -37,13 +37,16 @@ class SA1BReader(FileReader):
         root = Path(root)
         found = {path.stem: path for path in without_notes(root.rglob("sa_*.json"))}
         if files is not None:
-            wanted = [Path(name).stem for name in Path(files).read_text().split()]
+            wanted = [Path(name).stem for name in read_text(Path(files)).split()]
             lost = [name for name in wanted if name not in found]
             if lost:
                 raise Refused(
                     [missing(root / f"{lost[0]}.json", f"{len(lost)} of {len(wanted)} listed pictures", split)]
                 )
             found = {name: found[name] for name in wanted}
+        elif alone := sorted({path.stem for path in without_notes(root.rglob("sa_*.jpg"))} - found.keys()):
+            what = f"picture without its annotations {alone[0]}.json ({len(alone)} in all)"
+            raise Refused([Problem(str(root), what, "Unpack them again, or remove the picture.", blocks_of(split))])
         if not found:
             raise Refused([missing(root / "sa_1.json", "the annotations of SA-1B (sa_<id>.json)", split)])
         self.annotations = list(found.values())
