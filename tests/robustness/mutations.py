@@ -336,10 +336,12 @@ def judge(name: str, root: Path, sound: tuple[str, frozenset[str]], kind: str) -
 
 
 SPARSE = {
-    *((own, f"masks/{video}") for own in ("own frames", "own film") for video in ("one", "two")),
     ("sav val", "sav_val/Annotations_6fps"),
     ("youtube_vos", "valid/Annotations"),
     ("mose", "valid/Annotations"),
+    ("a2d text", "text_annotations/a2d_annotation_with_instances"),
+    *((own, f"masks/{video}") for own in ("own frames", "own film") for video in ("one", "two")),
+    *(("esd", f"ESD-{part}/{video}") for part in (1, 2) for video in ("one", "two")),
 }
 
 
