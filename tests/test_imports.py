@@ -28,7 +28,7 @@ ALLOWED = {
     ),
     "parts": (CORE + "types", CORE + "seams", "rvos_lightning.systems"),  # official maps by name, at run time
     "data": (CORE + "types", "rvos_lightning.metrics"),  # a reader states its protocol
-    "metrics": (CORE + "types",),
+    "metrics": (CORE + "types", "rvos_lightning.data.limits", "rvos_lightning.data.reader"),  # limits are stated once
 }
 
 
