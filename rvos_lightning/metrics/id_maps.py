@@ -46,7 +46,11 @@ def together(meta: Sequence[ClipMeta]) -> dict[tuple[Any, ...], list[int]]:
 def merge_objects(masks: Tensor) -> Bool[Tensor, "objects time height width"]:
     """Objects' masks or probabilities [objects, time, height, width] without overlap."""
     if masks.dtype == torch.bool:
-        return masks & (masks.cumsum(0) == 1)
+        taken, merged = torch.zeros_like(masks[0]), torch.empty_like(masks)
+        for mask, own in zip(masks, merged, strict=True):  # `cumsum` would count in eight bytes a pixel
+            torch.logical_and(mask, ~taken, out=own)
+            taken |= mask
+        return merged
     probabilities = torch.where(masks < 0.5, 0.0, masks.float())
     best, which = probabilities.max(0)
     first = (probabilities == best).int().argmax(0)  # ties go to the lowest object on every device

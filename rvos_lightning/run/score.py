@@ -20,7 +20,7 @@ from rvos_lightning.metrics.rows import FrameRows
 from rvos_lightning.metrics.submission import SavedMasks
 from rvos_lightning.metrics.tables import write_table
 
-WINDOW_PIXELS = 1 << 24  # of truth, and as many of predictions: 40 frames of 480p with one object
+WINDOW_PIXELS = 1 << 22  # of truth, and as many of predictions: 10 frames of 480p with one object
 
 
 @dataclass(frozen=True)

@@ -235,3 +235,12 @@ def test_a2d_takes_the_best_scored_candidate():
     proposals = torch.stack([part.masks, part.targets.masks], dim=2)
     metric.update(replace(part, proposals=proposals, scores=torch.tensor([[[0.1, 0.9]]])))
     assert float(metric.compute()["m_iou"]) == 1.0 and float(metric.compute()["map"]) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("objects", [1, 2, 5])
+def test_merging_equals_counting_how_many_objects_came_before(objects):
+    masks = torch.rand(objects, 3, 9, 13, generator=torch.Generator().manual_seed(objects)) > 0.5
+    before = masks.clone()
+    merged = merge_objects(masks)
+    assert torch.equal(merged, masks & (masks.cumsum(0) == 1)) and torch.equal(masks, before)
+    assert torch.equal(merged.any(0), masks.any(0)) and int(merged.sum(0).max()) == 1
