@@ -126,6 +126,11 @@ def refuse_misfit(
         "keys the model does not have": [key for key in state if key not in own],
         "keys the checkpoint does not fill": [key for key in own if key not in state and not may_lack(key)],
         "shapes that differ": shapes,
+        "weights stored as whole numbers (quantised?)": [
+            key
+            for key, tensor in state.items()
+            if key in own and own[key].is_floating_point() and not tensor.is_floating_point()
+        ],
     }
     found = [f"{len(keys)} {kind}, first: {', '.join(keys[:3])}" for kind, keys in problems.items() if keys]
     if found:

@@ -22,7 +22,7 @@ from rvos_lightning.data.sources.arrays import hdf5_fields, mat_field
 from rvos_lightning.data.sources.file_tree import Folder, Zip
 from rvos_lightning.metrics.layouts import SubmissionError
 from rvos_lightning.metrics.submission import SavedMasks, check_zip
-from rvos_lightning.parts.weights import WeightsError, load_official
+from rvos_lightning.parts.weights import WeightsError, load_official, refuse_misfit
 
 STATE = {"a.weight": torch.ones(2, 3), "b": torch.arange(4.0)}
 
@@ -87,6 +87,11 @@ def test_bad_weights(tmp_path: Path, name: str, suffix: str) -> None:
     with pytest.raises(WeightsError) as caught:
         load_official(path)
     short(caught.value, str(path), said)
+
+
+def test_whole_numbers_are_no_weights() -> None:
+    with pytest.raises(WeightsError, match=r"1 weights stored as whole numbers \(quantised\?\), first: b"):
+        refuse_misfit({**STATE, "b": STATE["b"].to(torch.int8)}, STATE)
 
 
 def test_a_key_in_two_shards(tmp_path: Path) -> None:
