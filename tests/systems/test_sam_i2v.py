@@ -20,6 +20,7 @@ from rvos_lightning.systems.sam_i2v import official
 from rvos_lightning.systems.sam_i2v.memory_selector import MemorySelector
 from rvos_lightning.systems.sam_i2v.per_frame import PerFrame
 from rvos_lightning.systems.sam_i2v.predictor import VideoPredictor
+from rvos_lightning.systems.sam_i2v.rope_attention import phases, rotate, rotation, table_of
 from rvos_lightning.systems.sam_i2v.temporal_integrator import clip_slots
 
 ROOT = Path(__file__).parents[2]
@@ -154,3 +155,23 @@ def test_paper_groups_equal_the_recorded_ones() -> None:
         _, start, half, _, expected_decay = recorded[names[name]]
         assert (rate, decay) == (pytest.approx(start, rel=1e-5), expected_decay), name
         assert rate * (0.01 + 0.99 * 0.5) == pytest.approx(half, rel=1e-5)
+
+
+@pytest.mark.parametrize(("width", "height", "dim", "tokens"), [(16, 16, 256, 1792), (3, 1, 32, 3), (5, 7, 64, 75)])
+def test_complex_rotation_equals_the_real_one_in_every_bit(width, height, dim, tokens):
+    """Several blocks and tokens beyond them; a table first asked for in inference serves training afterwards."""
+    phases.cache_clear()
+    with torch.inference_mode():
+        table = table_of(dim, width, height, torch.device("cpu"))
+    assert table is table_of(dim, width, height, torch.device("cpu"))
+    torch.manual_seed(0)
+    fast = torch.randn(2, tokens, dim).requires_grad_()
+    slow = fast.detach().clone().requires_grad_()
+    turned, truth = rotate(fast, table), rotate(slow, rotation(dim, width, height))
+    assert torch.equal(turned, truth) and not torch.equal(turned, fast)
+    weights = torch.randn_like(truth)
+    (turned * weights).sum().backward()
+    (truth * weights).sum().backward()
+    assert torch.equal(fast.grad, slow.grad)
+    half = fast.detach().bfloat16()
+    assert torch.equal(rotate(half, table), rotate(half, rotation(dim, width, height)))

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rvos_lightning.systems.sam_i2v.rope_attention import RotaryAttention, Rotation, rotation
+from rvos_lightning.systems.sam_i2v.rope_attention import Phases, RotaryAttention, Rotation, table_of
 
 
 class MemoryAttentionLayer(nn.Module):
@@ -27,7 +27,7 @@ class MemoryAttentionLayer(nn.Module):
         x: Float[Tensor, "batch tokens dim"],
         key: Float[Tensor, "batch keys memory_dim"],
         value: Float[Tensor, "batch keys memory_dim"],
-        table: Rotation,
+        table: Rotation | Phases,
         spatial: int,
         bias: Float[Tensor, "batch 1 keys"] | None,
     ) -> Float[Tensor, "batch tokens dim"]:
@@ -89,7 +89,7 @@ class MemoryAttention(nn.Module):
         """
         height, width = feature.shape[-2:]
         x = (feature + 0.1 * position).flatten(2).transpose(1, 2)
-        table = rotation(self.dim, width, height, x.device)
+        table = table_of(self.dim, width, height, x.device)
         key = memory + memory_position
         for layer in self.layers:
             x = layer(x, key, memory, table, memory.shape[1] - pointers, bias)

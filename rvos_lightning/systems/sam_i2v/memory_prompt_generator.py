@@ -4,7 +4,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rvos_lightning.systems.sam_i2v.rope_attention import RotaryAttention, rotation
+from rvos_lightning.systems.sam_i2v.rope_attention import RotaryAttention, table_of
 
 
 class MemoryPromptGenerator(nn.Module):
@@ -49,8 +49,8 @@ class MemoryPromptGenerator(nn.Module):
             grid: height and width of a block.
         """
         query = self.query_embedding_fg.weight.expand(len(memory), -1, -1)
-        table = rotation(self.dim, query.shape[1], 1, memory.device)
-        keys = rotation(self.dim, grid[1], grid[0], memory.device)
+        table = table_of(self.dim, query.shape[1], 1, memory.device)
+        keys = table_of(self.dim, grid[1], grid[0], memory.device)
         spatial = memory.shape[1] - pointers
         y = self.norm_fg_ca(query)
         attended = self.cross_attn(y, memory + memory_position, memory, table, keys, spatial, keep[:, None])

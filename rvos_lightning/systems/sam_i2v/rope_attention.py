@@ -1,14 +1,18 @@
 """Attention with 2-D rotary positions, and the sine codes, as SAM 2 and SAM-I2V use them (spec 3.3, 3.4)."""
 
 import math
+from functools import lru_cache
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Complex, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
 Rotation = tuple[Float[Tensor, "_positions _dim"], Float[Tensor, "_positions _dim"]]
 """Cosine and signed sine of every position and channel; channels turn in adjacent pairs."""
+
+Phases = Complex[Tensor, "_positions _pairs"]
+"""The same as one complex number of length 1 for every position and pair of channels."""
 
 
 def rotation(dim: int, width: int, height: int, device: torch.device | None = None, theta: float = 1e4) -> Rotation:
@@ -21,8 +25,32 @@ def rotation(dim: int, width: int, height: int, device: torch.device | None = No
     return angle.cos().repeat_interleave(2, 1), torch.stack([-sine, sine], 2).flatten(1)
 
 
-def rotate(x: Float[Tensor, "batch tokens dim"], table: Rotation) -> Float[Tensor, "batch tokens dim"]:
+def table_of(dim: int, width: int, height: int, device: torch.device) -> Rotation | Phases:
+    """`rotation` in the form in which this device turns fastest: complex, one table for all calls.
+
+    The compiler has no complex kernels, and fuses the real form.
+    """
+    if torch.compiler.is_compiling() or device.type not in ("cpu", "cuda"):
+        return rotation(dim, width, height, device)
+    return phases(dim, width, height, device)
+
+
+@lru_cache(maxsize=16)
+def phases(dim: int, width: int, height: int, device: torch.device) -> Phases:
+    """`rotation` as complex numbers; an ordinary tensor whoever asks first, so that training may use it later."""
+    with torch.inference_mode(False), torch.no_grad():
+        cosine, sine = rotation(dim, width, height, device)
+        return torch.complex(cosine[:, 0::2], sine[:, 1::2])
+
+
+def rotate(x: Float[Tensor, "batch tokens dim"], table: Rotation | Phases) -> Float[Tensor, "batch tokens dim"]:
     """Turn the leading tokens, the table repeated as often as it fits; tokens beyond stay as they are."""
+    if isinstance(table, Tensor):
+        repeats = x.shape[1] // len(table)
+        rest = x[:, repeats * len(table) :]
+        pairs = x[:, : repeats * len(table)].float().unflatten(1, (repeats, -1)).unflatten(-1, (-1, 2))
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * table).flatten(3).flatten(1, 2).to(x.dtype)
+        return torch.cat([turned, rest], 1) if rest.shape[1] else turned
     cosine, sine = table
     repeats = x.shape[1] // len(cosine)
     rest = x[:, repeats * len(cosine) :]
@@ -54,8 +82,8 @@ class RotaryAttention(nn.Module):
         query: Float[Tensor, "batch queries dim"],
         key: Float[Tensor, "batch keys key_dim"],
         value: Float[Tensor, "batch keys key_dim"],
-        query_table: Rotation,
-        key_table: Rotation,
+        query_table: Rotation | Phases,
+        key_table: Rotation | Phases,
         spatial: int | None = None,
         bias: Float[Tensor, "batch #queries keys"] | Bool[Tensor, "batch #queries keys"] | None = None,
     ) -> Float[Tensor, "batch queries dim"]:
@@ -66,7 +94,9 @@ class RotaryAttention(nn.Module):
         q = rotate(self.q_proj(query), query_table)
         k = self.k_proj(key)
         spatial = k.shape[1] if spatial is None else spatial
-        k = torch.cat([rotate(k[:, :spatial], key_table), k[:, spatial:]], 1) if spatial else k
+        if spatial:
+            turned, rest = rotate(k[:, :spatial], key_table), k[:, spatial:]
+            k = torch.cat([turned, rest], 1) if rest.shape[1] else turned
         v = self.v_proj(value)
         if bias is not None and bias.dtype != torch.bool:
             bias = bias.to(q.dtype)
