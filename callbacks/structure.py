@@ -1,4 +1,4 @@
-"""The loss SAM-I2V is trained with: structure, IoU and occlusion terms over all decoder steps (spec 8)."""
+"""The loss SAM-I2V is trained with: structure, IoU and occlusion terms over all decoder steps."""
 
 from jaxtyping import Bool, Float
 from torch import Tensor

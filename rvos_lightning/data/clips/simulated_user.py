@@ -1,4 +1,4 @@
-"""A user who knows the targets and points as the published protocols prescribe (SAM-I2V, spec 8 and 9)."""
+"""A user who knows the targets and points as the published protocols prescribe (SAM-I2V)."""
 
 from collections import Counter
 from collections.abc import Sequence

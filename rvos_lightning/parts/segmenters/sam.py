@@ -56,7 +56,7 @@ class SamMasks:
 
 
 class Sam(Segmenter):
-    """An image SAM; images are squashed to a square of `image_size` (SAM-I2V's way for every variant, spec 2.1).
+    """An image SAM; images are squashed to a square of `image_size` (SAM-I2V's way for every variant).
 
     Args:
         variant: which encoder; `small` is a reduced TinyViT with stride 8, to be trained from scratch on 64 to 128 px.
@@ -201,7 +201,7 @@ def _build_prompt_encoder(dim: int, grid: int, image_size: int) -> nn.Module:
 
 
 def _build_mask_decoder(dim: int, occlusion: bool) -> nn.Module:
-    """SAM's decoder; with `occlusion` the object-score token comes first and IoU goes through a sigmoid (spec 4.2)."""
+    """SAM's decoder; with `occlusion` the object-score token comes first and IoU goes through a sigmoid."""
     from sam2.modeling.sam.mask_decoder import MaskDecoder
     from sam2.modeling.sam.transformer import TwoWayTransformer
 

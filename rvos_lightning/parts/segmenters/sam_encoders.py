@@ -21,7 +21,7 @@ Resample = Literal["pillow", "torch"]
 
 @dataclass(frozen=True)
 class TinyVitShape:
-    """Widths of a TinyViT trunk; the defaults are the 5M model of TinySAM and MobileSAM (spec 2.2)."""
+    """Widths of a TinyViT trunk; the defaults are the 5M model of TinySAM and MobileSAM."""
 
     embed_dims: tuple[int, ...] = (64, 128, 160, 320)
     depths: tuple[int, ...] = (2, 2, 6, 2)

@@ -1,4 +1,4 @@
-"""Key maps from every official image-SAM checkpoint to `Sam` (spec 6.1)."""
+"""Key maps from every official image-SAM checkpoint to `Sam`."""
 
 from collections.abc import Mapping
 
@@ -87,7 +87,7 @@ TINY_VIT_DROP = (r".*\.(?:norm_head|head)\..*", r".*\.attention_bias_idxs")
 """The unused classifier."""
 
 OCCLUSION_KEYS = (r"mask_decoder\.obj_score_token\.weight", r"mask_decoder\.pred_obj_score_head\..*")
-"""What SAM-I2V's decoder has beyond SAM's; it starts from initialisation (spec 6.2)."""
+"""What SAM-I2V's decoder has beyond SAM's; it starts from initialisation."""
 
 
 _WIDTHS = {384: "slim_sam", 168: "slim_sam_77", 768: "sam_b", 1024: "sam_l", 1280: "sam_h"}

@@ -94,7 +94,7 @@ class FrameLoop:
                 self.state.streams[item] = self.memory.selector.stream(meta.video, meta.item)
 
     def train(self) -> TrackedPrediction:
-        """Training: conditioning frames first, then the rest in order (spec 8)."""
+        """Training: conditioning frames first, then the rest in order."""
         state = self.state
         waiting = state.waiting or {}
         rest = []
@@ -130,7 +130,7 @@ class FrameLoop:
         return self.prompt.tokens[list(items), time] if self.prompt.tokens.shape[2] else None
 
     def start(self, time: int, items: Sequence[int]) -> list[Answer]:
-        """Answers on a prompted frame: no memory is read (spec 5.2)."""
+        """Answers on a prompted frame: no memory is read."""
         answers = []
         prompts = [merge((self.state.waiting or {}).pop((i, self.position(i, time)))) for i in items]
         keys = [(p.mask is not None, 0 if p.points is None else len(p.points)) for p in prompts]
@@ -231,7 +231,7 @@ class FrameLoop:
         """Store the frame's answer and its memory."""
         items, output = answer.situation.items, answer.output
         filled = replace(output, chosen=self.memory.filled(output.chosen))
-        # What a user touched is remembered as shown; what was tracked, before holes are filled (spec 5.5).
+        # What a user touched is remembered as shown; what was tracked, before holes are filled.
         remembered = self.memory.remember(replace(answer, output=filled) if answer.touched else answer)
         self.state.put(self.index(time), items, remembered, len(self.items))
         rows = torch.tensor(items, device=output.iou.device)

@@ -1,4 +1,4 @@
-"""One call of the mask decoder with everything a frame can be asked (spec 4.3)."""
+"""One call of the mask decoder with everything a frame can be asked."""
 
 from dataclasses import dataclass
 
@@ -118,7 +118,7 @@ def stability(mask_logits: Float[Tensor, "*batch h w"], delta: float = 0.05) -> 
 def stable_single(
     mask_logits: Float[Tensor, "batch 4 h w"], iou: Float[Tensor, "batch 4"], threshold: float = 0.98
 ) -> tuple[Float[Tensor, "batch 1 h w"], Float[Tensor, "batch 1"]]:
-    """Mask 0 where it is stable, else the best of masks 1 to 3 (spec 4.2)."""
+    """Mask 0 where it is stable, else the best of masks 1 to 3."""
     rows = torch.arange(len(iou), device=iou.device)
     best = iou[:, 1:].argmax(1) + 1
     steady = stability(mask_logits[:, :1]) >= threshold
@@ -135,7 +135,7 @@ def resize_mask(mask: Bool[Tensor, "h w"], size: int) -> Float[Tensor, "1 size s
 
 
 def fill_holes(mask_logits: Float[Tensor, "batch 1 h w"], area: int) -> Float[Tensor, "batch 1 h w"]:
-    """Background components of at most `area` pixels (8-connected) become barely foreground (spec 5.5)."""
+    """Background components of at most `area` pixels (8-connected) become barely foreground."""
     import cv2
 
     background = (mask_logits[:, 0] <= 0).cpu().numpy().astype("uint8")

@@ -1,4 +1,4 @@
-"""Memory attention: the current feature reads selected memories (spec 3.3); layout and keys of SAM 2's."""
+"""Memory attention: the current feature reads selected memories; layout and keys of SAM 2's."""
 
 import torch
 from jaxtyping import Float
@@ -107,7 +107,7 @@ def start_aligned(attention: RotaryAttention, strength: float = 3.5) -> None:
 
 
 def build_memory_encoder(dim: int, memory_dim: int, stride: int) -> nn.Module:
-    """SAM 2's memory encoder (spec 3.1); its mask input has `stride` times the feature grid."""
+    """SAM 2's memory encoder; its mask input has `stride` times the feature grid."""
     from sam2.modeling.memory_encoder import CXBlock, Fuser, MaskDownSampler, MemoryEncoder
 
     from rvos_lightning.systems.sam_i2v.rope_attention import SinePosition

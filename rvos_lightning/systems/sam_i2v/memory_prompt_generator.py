@@ -1,4 +1,4 @@
-"""Memory prompt generator: three queries turn memory into prompts for the mask decoder (spec 3.4)."""
+"""Memory prompt generator: three queries turn memory into prompts for the mask decoder."""
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""Which memories a frame reads: the selector of the released code, its training rule, and top-k (spec 3.2)."""
+"""Which memories a frame reads: the selector of the released code, its training rule, and top-k."""
 
 import zlib
 from collections.abc import Callable, Sequence
@@ -142,7 +142,7 @@ class MemorySelector:
 
 
 def training_reading(frame: int, prompted: Sequence[int], unprompted: Sequence[int], time: int, slots: int) -> Reading:
-    """The training rule: all prompted frames and the directly preceding ones (spec 3.2, end).
+    """The training rule: all prompted frames and the directly preceding ones.
 
     Args:
         frame: the current frame.

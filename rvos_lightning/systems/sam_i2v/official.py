@@ -1,4 +1,4 @@
-"""SAM-I2V's checkpoint layout (spec 7) and ours, both ways."""
+"""SAM-I2V's checkpoint layout and ours, both ways."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Prompting any frame of a clip in any order, then propagating: interactive use and offline evaluation (spec 5)."""
+"""Prompting any frame of a clip in any order, then propagating: interactive use and offline evaluation."""
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
@@ -61,7 +61,7 @@ class VideoPredictor:
         """Give prompts for some items on one frame; all clicks of a frame are sent again with every call.
 
         The last logits of that frame are the mask prompt. On a frame not tracked yet the memory becomes a prompted
-        one; on a tracked frame memory is read and the result stays an unprompted memory (spec 5.2).
+        one; on a tracked frame memory is read and the result stays an unprompted memory.
 
         Returns:
             Mask logits of the items, in the order given.

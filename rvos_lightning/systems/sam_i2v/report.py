@@ -1,7 +1,7 @@
 """SAM-I2V's published parameter and FLOPs tables beside ours: `rvos parts --sizes sam_i2v`.
 
 Published: supplement of arXiv 2506.01304 (its "FLOPs" are multiply-accumulates). Counted on meta tensors at 1024 px,
-one object, seven memories; explanations of the differences: spec 10.
+one object, seven memories.
 """
 
 import math

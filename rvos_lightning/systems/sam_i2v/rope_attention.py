@@ -1,4 +1,4 @@
-"""Attention with 2-D rotary positions, and the sine codes, as SAM 2 and SAM-I2V use them (spec 3.3, 3.4)."""
+"""Attention with 2-D rotary positions, and the sine codes, as SAM 2 and SAM-I2V use them."""
 
 import math
 from functools import lru_cache
@@ -111,7 +111,7 @@ class RotaryAttention(nn.Module):
 
 
 def sine_2d(dim: int, height: int, width: int, device: torch.device | None = None) -> Float[Tensor, "dim h w"]:
-    """Sine position code of a grid: first half from y, second from x, positions scaled to 2 pi (spec 2.3)."""
+    """Sine position code of a grid: first half from y, second from x, positions scaled to 2 pi."""
     half = dim // 2
     channel = torch.arange(half, dtype=torch.float32, device=device)
     period = 10000 ** (2 * torch.div(channel, 2, rounding_mode="floor") / half)
@@ -126,7 +126,7 @@ def sine_2d(dim: int, height: int, width: int, device: torch.device | None = Non
 
 
 def sine_1d(position: Float[Tensor, "*shape"], dim: int) -> Float[Tensor, "*shape dim"]:
-    """Sine code of single numbers: first half sines, second half cosines (spec 3.2)."""
+    """Sine code of single numbers: first half sines, second half cosines."""
     half = dim // 2
     channel = torch.arange(half, dtype=torch.float32, device=position.device)
     angle = position[..., None] / 10000 ** (2 * torch.div(channel, 2, rounding_mode="floor") / half)

@@ -1,4 +1,4 @@
-"""Offline interaction: pass after pass over the whole video, clicking on its worst frame in between (spec 9.2)."""
+"""Offline interaction: pass after pass over the whole video, clicking on its worst frame in between."""
 
 from collections.abc import Iterator
 

@@ -61,7 +61,7 @@ class MemorySteps(Memory):
             segmenter's stride.
         selector: which memories inference reads.
         corrections_condition: a corrected frame becomes a conditioning frame in training (as published; never in
-            inference, spec 5.2).
+            inference).
         max_corrections: how often a user is asked about one frame.
         prompts: tokens the memory prompt generator makes; 0 leaves it out (the paper's TA baseline).
         fill_holes: in inference, background specks of at most so many low-resolution pixels are filled (8 as
@@ -141,7 +141,7 @@ class MemorySteps(Memory):
         return Situation(list(items), feature, conditioned, tokens, self.memory_prompts(tokens, feature.shape[-2:]))
 
     def memory_prompts(self, tokens: MemoryTokens, grid: tuple[int, int]) -> Float[Tensor, "part q dim"]:
-        """Prompts made from memory; in training they are made anew for every correction (dropout), spec 3.4."""
+        """Prompts made from memory; in training they are made anew for every correction (dropout)."""
         if self.memory_prompt_generator is None:
             return tokens.values.new_zeros(len(tokens.values), 0, self.dim)
         keep: Tensor = tokens.keep
@@ -190,7 +190,7 @@ class MemorySteps(Memory):
         presence_logits: Float[Tensor, "part 1"],
         touched: bool,
     ) -> Float[Tensor, "part memory h w"]:
-        """Spatial memory of a mask; hard where a user touched the frame (in inference), else soft (spec 3.1)."""
+        """Spatial memory of a mask; hard where a user touched the frame (in inference), else soft."""
         size = tuple(side * self.mask_stride for side in feature.shape[-2:])
         if tuple(mask_logits.shape[-2:]) != size:
             mask_logits = functional.interpolate(mask_logits, size, mode="bilinear", align_corners=False)

@@ -1,4 +1,4 @@
-"""Temporal feature integrator (TFI): short clips of raw frames enter the image features (paper 3.2, spec 2.3)."""
+"""Temporal feature integrator (TFI): short clips of raw frames enter the image features (paper 3.2)."""
 
 from dataclasses import replace
 from typing import Self
