@@ -45,9 +45,9 @@ def _verify(folder: Path) -> int:
 
 
 def _fill(words: Sequence[str], options: Any) -> int:
-    from rvos_lightning.run.forecast import parse
+    from rvos_lightning.run.config import open_config
 
-    cli = parse(list(words))
+    cli = open_config(list(words))
     config = cli.config.clone()
     for key in ("callbacks", "objectives"):
         config.pop(key, None)
