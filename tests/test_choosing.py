@@ -3,12 +3,14 @@
 import pytest
 import torch
 from choosing import Choosing, Matching
+from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from callbacks import DiceFocal
 from rvos_lightning.core.module import RVOSModule
 from rvos_lightning.core.seams import find_chooser
 from rvos_lightning.core.types import Candidates
 from rvos_lightning.data import MovingShapes
+from rvos_lightning.run.sharding.whole import Whole
 from rvos_lightning.systems.tiny.segmenter import TinySegmenter
 
 
@@ -25,6 +27,7 @@ def module():
     made.objectives = [Matching()]
     made.chooser = find_chooser(made.network, made.objectives)
     made.log_dict = lambda *_, **__: None
+    made.sharding = Whole(SingleDeviceStrategy("cpu"), made.network)
     return made
 
 
@@ -38,7 +41,7 @@ class Asked(Matching):
 
 def test_a_step_refines_what_the_objective_chose(module, batch):
     module.chooser = asked = Asked()
-    module.training_step(batch, 0).backward()
+    module.training_step(batch, 1).backward()  # names nothing, as a first batch does
     own = module.network(batch.clip)
     assert isinstance(asked.candidates, Candidates) and asked.answer.shape == (2, len(batch.clip))
     assert not torch.equal(own.chosen, asked.answer), "targets made no difference"

@@ -123,7 +123,7 @@ class RVOSModule(Evaluation):
         batch = Batch(batch.clip.floating(precision_of(self.network)), batch.targets)
         asked = {} if self.chooser is None else {"choose": self.chooser.bound(batch)}
         loss = self.loss(batch, self.network(batch.clip, **asked), "train", self.objectives)
-        if self.trainer.global_step == 0 and batch_idx == 0:
+        if batch_idx == 0 and self.trainer.global_step == 0:
             self.sharding.name_idle(loss)
         return self.sharding.reach(loss)
 

@@ -263,13 +263,13 @@ def watched(net):
 
 def check_original_size(golden, said, batch):
     """The road of evaluation: one bilinear step to the picture's own size."""
-    from rvos_lightning.core.inference import logits_at_target_size
+    from rvos_lightning.core.inference import at_target_size
 
     size = tuple(golden.config["orig_hw"])
     meta = [ClipMeta(str(i), "0", ("0",), (64, 64), size, (0,)) for i in range(batch)]
     clip = Clip(torch.zeros(batch, 1, 3, 64, 64), torch.arange(batch), ["-"] * batch, meta)
     said.mask_logits = said.mask_logits[:, None]
     truth = Targets(torch.zeros(batch, 1, *size, dtype=torch.bool), torch.ones(batch, 1, dtype=torch.bool))
-    logits = logits_at_target_size(said, clip, truth)
+    logits = at_target_size(said.mask_logits, clip, truth)
     golden.check("original_size_logits", logits, atol=1e-4)
     golden.exact("original_size_area", (logits > 0).flatten(1).sum(1), within=3)

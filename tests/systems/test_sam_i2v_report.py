@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from rvos_lightning.core.network import PromptedSegmenter
 from rvos_lightning.parts.adapters.image_features import ImageFeatures
+from rvos_lightning.parts.prompters.user import UserPrompter
 from rvos_lightning.parts.segmenters.sam import Sam
 from rvos_lightning.systems.sam_i2v import cost, report
 from rvos_lightning.systems.sam_i2v.prompt_memory import PromptMemory
@@ -35,9 +37,9 @@ def test_baselines_have_the_published_sizes() -> None:
     """TA: 17.8 M, SA + TA: 18.7 M (supplement), with the classifier that the released trunk carries."""
     for width, published in ((0, "17.8"), (256, "18.7")):
         with torch.device("meta"):
-            parts = (Sam("tiny_sam", occlusion=True, adapter_width=width), ImageFeatures(),
-                     PromptMemory(hidden=2048, prompts=0))  # fmt: skip
-        total = sum(report.count(part) for part in parts) + report.unused("image_encoder.trunk_image")
+            sam, memory = Sam("tiny_sam", occlusion=True, adapter_width=width), PromptMemory(hidden=2048, prompts=0)
+            network = PromptedSegmenter(sam, ImageFeatures(), UserPrompter(), memory)
+        total = report.count(network) + report.unused("image_encoder.trunk_image")
         assert f"{total / 1e6:.1f}" == published
 
 
