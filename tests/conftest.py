@@ -42,6 +42,13 @@ def run(tmp_path, monkeypatch):
     return call
 
 
+@pytest.fixture(autouse=True)
+def folder_of_one_test():
+    """The processes of a launch agree on a run folder through the environment: the next test starts its own."""
+    yield
+    os.environ.pop("RVOS_RUN_DIR", None)
+
+
 def pytest_configure(config) -> None:
     """One folder for all processes of the session (see `once.py`)."""
     if not hasattr(config, "workerinput"):

@@ -285,10 +285,11 @@ def clip_sam(grown: bool = False, released: bool = False) -> list[Row]:
     return [(key, value, CLIP_SAM) for key, value in rows.items()]
 
 
+# Three masks are predicted: the single mask's head gets no gradient in the released training and stays as it was.
 DECODER = tuple(
     f"sam_mask_decoder.{part}"
-    for part in ("transformer", "output_upscaling", "output_hypernetworks_mlps", "conv_s0", "conv_s1", "mask_tokens",
-                 "iou_token", "obj_score_token")
+    for part in ("transformer", "output_upscaling", "output_hypernetworks_mlps.1", "output_hypernetworks_mlps.2",
+                 "output_hypernetworks_mlps.3", "conv_s0", "conv_s1", "mask_tokens", "iou_token", "obj_score_token")
 )  # fmt: skip
 
 SGMG = "arXiv 2307.13537, supplement, and released scripts (2 GPUs)"

@@ -227,7 +227,9 @@ def test_short_names_resolve_in_a_fresh_process(root):
              "--data.expressions", "the $5 note: red, or blue", "--print_config"]  # fmt: skip
     done = subprocess.run([sys.executable, "-m", "rvos_lightning", *words], capture_output=True, text=True, cwd=root)
     data = yaml.safe_load(done.stdout)["data"]
-    assert data["class_path"].endswith("VideoFiles") and data["init_args"]["expressions"] == "the $5 note: red, or blue"
+    assert data["class_path"].endswith("VideoFiles") and data["init_args"]["expressions"] == [
+        "the $5 note: red, or blue"
+    ]
 
 
 OFFLINE = """

@@ -17,7 +17,7 @@ def main(words: Sequence[str]) -> int:
     """Write what is missing; returns the exit status."""
     import argparse
 
-    parser = argparse.ArgumentParser(prog="rvos cache", add_help=False, allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog="rvos cache", allow_abbrev=False)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--splits", default="train,val,test")
     parser.add_argument("--images", type=int, default=256)

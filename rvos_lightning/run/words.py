@@ -42,7 +42,7 @@ class WordsError(ValueError):
 
 
 def said_in_full(words: Sequence[str], weights: bool = True) -> list[str]:
-    """The words with `--run FOLDER` spelled out, and `true` after flags that may stand alone.
+    """The words with `--run FOLDER` spelled out, `true` after flags that may stand alone, a lone sentence as a list.
 
     Args:
         words: of a command line.
@@ -60,9 +60,18 @@ def said_in_full(words: Sequence[str], weights: bool = True) -> list[str]:
         if word.startswith("--run=") or word == "--run":
             folder = Path(pending.pop(0) if word == "--run" else word.partition("=")[2])
             said += ["-c", str(_config_of(folder)), *(_weights_of(folder, words[0]) if weights else ())]
+        elif word.endswith(".expressions") and pending:
+            said += [word, _sentences(pending.pop(0))]
         else:
             said.append(word)
     return said
+
+
+def _sentences(value: str) -> str:
+    """One sentence as a list of one: as it stands, YAML would read "the note: red, or blue" as a mapping."""
+    import json
+
+    return value if value.lstrip()[:1] in ("[", "") or value in ("null", "None") else json.dumps([value])
 
 
 def _lone(words: Sequence[str]) -> Iterator[bool]:

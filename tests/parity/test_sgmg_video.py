@@ -11,7 +11,7 @@ from torch import nn
 
 from callbacks.matching import SetMatching, pick, truth_of
 from rvos_lightning.core.types import Batch, Candidates, ChosenPrediction, Targets
-from rvos_lightning.metrics.assigned import merge_objects
+from rvos_lightning.metrics.id_maps import merge_objects
 from rvos_lightning.parts.layers.resize import resize_logits
 from rvos_lightning.systems.sgmg.deformable import split_levels
 from rvos_lightning.systems.sgmg.official import to_official
