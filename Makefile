@@ -19,7 +19,7 @@ quickstart: setup
 
 SUITE := $(VENV) -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder --durations=20
 
-# Ten minutes on two cores.
+# About twenty minutes on two cores.
 test: setup
 	$(SUITE)
 
