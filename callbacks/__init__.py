@@ -7,18 +7,23 @@ from importlib import import_module
 from typing import Any
 
 _WHERE = {
+    "AttributeClasses": "foundations",
     "BestCheckpoint": "checkpoint",
     "CMESupervision": "cme",
+    "Curves": "curves",
     "DecoderMasks": "bridge",
     "DiceFocal": "masks",
     "FilmStrip": "film_strip",
+    "HiddenWords": "foundations",
     "LastCheckpoint": "checkpoint",
+    "Leakage": "leakage",
     "MaskWriter": "mask_writer",
     "NextToken": "language",
     "NoTarget": "bridge",
     "Overlay": "overlay",
     "PointMasks": "point_masks",
     "Presence": "masks",
+    "Progress": "progress",
     "QueryMatching": "bridge",
     "Scores": "scores",
     "StartTable": "start_table",

@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch import distributed as dist
 
-from rvos_lightning.core.seams import Objective
+from rvos_lightning.core.bounds import FromZero, Share
+from rvos_lightning.core.objectives import Objective
 from rvos_lightning.core.types import Batch, ClipMeta, Prediction, Targets
 from rvos_lightning.parts.losses import dice_loss, object_count
 from rvos_lightning.parts.point_matching import Draw, Matches, at_points, match, point_costs, uncertain_points
@@ -34,7 +35,7 @@ class DecoderMasks(Objective):
     """
 
     def __init__(
-        self, bce: float = 2.0, dice: float = 0.5, canvas: int = 1024, small: float = 1e-3, dilute: bool = False
+        self, bce: float = 2.0, dice: float = 0.5, canvas: FromZero = 1024, small: float = 1e-3, dilute: bool = False
     ) -> None:
         self.bce, self.dice, self.canvas, self.small, self.dilute = bce, dice, canvas, small, dilute
 
@@ -148,7 +149,7 @@ class QueryMatching(Objective):
         background: float = 0.1,
         points: int = 12544,
         oversample: float = 3.0,
-        importance: float = 0.75,
+        importance: Share = 0.75,
         ignore: Ignore = "same_target",
     ) -> None:
         self.clip, self.sentence, self.mask, self.dice, self.background = clip, sentence, mask, dice, background

@@ -8,6 +8,9 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
+from rvos_lightning.core.bounds import FromZero
+from rvos_lightning.metrics.torch_metric import TorchMetric
+
 
 class BestCheckpoint(ModelCheckpoint):
     """Keeps the checkpoint with the best validation score as `checkpoints/best.ckpt`.
@@ -28,7 +31,7 @@ class BestCheckpoint(ModelCheckpoint):
         self.dirpath = str(Path(trainer.default_root_dir) / "checkpoints")
         if self.monitor is None:
             pl_module.ask_data(stage)  # callbacks are set up before the module
-            main = [metric.main_score for metric in pl_module.metrics.values() if hasattr(metric, "main_score")]
+            main = [m.protocol.main_score for m in pl_module.metrics.values() if isinstance(m, TorchMetric)]
             self.monitor = f"val/{main[0] if main else 'j_and_f'}"
         super().setup(trainer, pl_module, stage)
 
@@ -44,7 +47,7 @@ class LastCheckpoint(Checkpoint):
         every_n_steps: optimizer steps between saves; 0 saves at validations and epoch ends only.
     """
 
-    def __init__(self, every_n_steps: int = 200):
+    def __init__(self, every_n_steps: FromZero = 200):
         self.every_n_steps = every_n_steps
         self._saved_at = -1
         self._validation_ahead = False

@@ -8,7 +8,8 @@ from jaxtyping import Bool, Float, Int
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from rvos_lightning.core.seams import Objective
+from rvos_lightning.core.bounds import FromZero, Share
+from rvos_lightning.core.objectives import Objective
 from rvos_lightning.core.types import Batch, Prediction
 from rvos_lightning.systems.samwise.outputs import SwitchedPrediction
 
@@ -35,8 +36,8 @@ class CMESupervision(Objective):
         weight: float = 1.0,
         rule: Literal["released", "paper"] = "released",
         class_weights: tuple[float, float] | None = None,
-        min_area: int = 50,
-        min_overlap: float = 0.1,
+        min_area: FromZero = 50,
+        min_overlap: Share = 0.1,
     ) -> None:
         self.weight, self.rule = weight, rule
         self.class_weights = class_weights or ((1.0, 2.0) if rule == "released" else (1.0, 1.0))
@@ -95,8 +96,8 @@ def released_labels(
     memory: Areas,
     memoryless: Areas,
     memoryless_scores: Float[Tensor, "*frames"] | None,
-    min_area: int = 50,
-    min_overlap: float = 0.1,
+    min_area: FromZero = 50,
+    min_overlap: Share = 0.1,
 ) -> Int[Tensor, "*frames"]:
     """Labels of the released code: 1 where the masks hardly overlap, -1 where there is nothing to compare.
 

@@ -8,7 +8,8 @@ from jaxtyping import Float
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from rvos_lightning.core.seams import MaskSink, Objective
+from rvos_lightning.core.objectives import Objective
+from rvos_lightning.core.sinks import MaskSink
 from rvos_lightning.core.types import Batch, Prediction, SegmentedWindow
 from rvos_lightning.systems.sa2va.outputs import SpokenPrompt
 

@@ -7,8 +7,9 @@ from typing import Any, Literal
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 
-from rvos_lightning.core.seams import MaskSink
+from rvos_lightning.core.sinks import MaskSink
 from rvos_lightning.core.types import SegmentedWindow
+from rvos_lightning.data.lightning_module import data_of
 from rvos_lightning.data.reader import expected_items
 from rvos_lightning.metrics.id_maps import id_map_masks
 from rvos_lightning.metrics.layouts import LayoutName
@@ -85,4 +86,4 @@ class MaskWriter(MaskSink, BasePredictionWriter):
             print(f"{done} is complete: {self._masks.layout.note}", flush=True)
 
     def _reader(self, trainer: Trainer) -> Any:
-        return trainer.datamodule.read(self.stage)  # type: ignore[attr-defined]
+        return data_of(trainer).read(self.stage)

@@ -7,7 +7,8 @@ from jaxtyping import Bool, Float
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from rvos_lightning.core.seams import Objective
+from rvos_lightning.core.bounds import Share
+from rvos_lightning.core.objectives import Objective
 from rvos_lightning.core.types import Batch, Prediction
 from rvos_lightning.parts.layers.resize import logits_like_targets
 from rvos_lightning.parts.losses import dice_loss, focal_loss
@@ -32,7 +33,7 @@ class DiceFocal(Objective):
         self,
         dice: float = 1.0,
         focal: float = 1.0,
-        alpha: float = 0.25,
+        alpha: Share = 0.25,
         gamma: float = 2.0,
         average: Literal["clip", "frame"] = "clip",
         parity: Literal["fixed", "official"] = "fixed",

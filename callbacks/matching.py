@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from rvos_lightning.core.seams import Chooser
+from rvos_lightning.core.bounds import Share
+from rvos_lightning.core.objectives import Chooser
 from rvos_lightning.core.types import Batch, Candidates, Prediction
 from rvos_lightning.parts.losses import (
     class_costs,
@@ -67,7 +68,7 @@ class SetMatching(Chooser):
         masks: float = 2.0,
         dice: float = 5.0,
         auxiliary: float = 1.0,
-        alpha: float = 0.25,
+        alpha: Share = 0.25,
         gamma: float = 2.0,
     ) -> None:
         self.weights = {"ce": classes, "bbox": boxes, "giou": giou, "mask": masks, "dice": dice}

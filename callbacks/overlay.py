@@ -3,8 +3,9 @@
 import hashlib
 import json
 import warnings
-from collections.abc import Sequence
-from fractions import Fraction
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,31 @@ from jaxtyping import Bool, UInt8
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
-from rvos_lightning.core.seams import MaskSink
+from callbacks.film import Film, Sheet
+from rvos_lightning.core.bounds import FromZero, Share
+from rvos_lightning.core.sinks import MaskSink
 from rvos_lightning.core.types import ClipMeta, SegmentedWindow
+from rvos_lightning.data.lightning_module import data_of
 from rvos_lightning.data.reader import DataError
+from rvos_lightning.data.sources.video_files import file_names
+from rvos_lightning.data.whole import whole, writing
 from rvos_lightning.metrics.layouts import voc_palette
+from rvos_lightning.run.drawing import (
+    Colour,
+    Entry,
+    counted,
+    draw_marks,
+    legend,
+    letters,
+    magnify,
+    marks_of,
+    number_at,
+    outline,
+    pick_colours,
+    stacked,
+)
 
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+MOST_LABELS = 255
 
 
 def palette() -> UInt8[Tensor, "256 3"]:
@@ -31,14 +51,15 @@ class Overlay(MaskSink):
     """Writes `predictions/<video>/` in the run folder during `predict`, window by window.
 
     Files: `masks/<frame>.png` (palette, label = place of the expression, counted from 1; where several claim a
-    pixel the last one has it), `overlay.mp4` (H.264, source size and rate), `contact_sheet.png`, `record.json`. The
-    record comes last: where it says `complete`, the video is done, and with the same weights and prompts it is left
-    out when the prediction is run again in this folder.
+    pixel the last one has it), `overlay.mp4` (H.264 at the source's rate: outlines, prompts, and below the picture
+    what each colour stands for), `contact_sheet.png`, `record.json`; of a single picture `overlay.png` in place of film
+    and sheet. The record comes last: where it says `complete`, the video is done, and with the same weights and prompts
+    it is left out when the prediction is run again in this folder.
 
     Args:
         film: write the mp4.
-        sheet_frames: frames on the contact sheet.
-        opacity: of the colours, 0 to 1.
+        sheet_frames: frames on the contact sheet; those that were pointed at come first.
+        opacity: of the colours inside the outlines, 0 to 1.
 
     Attributes:
         skip_done: leave out videos that are done; the flag `--skip_done`.
@@ -46,7 +67,7 @@ class Overlay(MaskSink):
 
     skip_done = True
 
-    def __init__(self, film: bool = True, sheet_frames: int = 8, opacity: float = 0.5):
+    def __init__(self, film: bool = True, sheet_frames: FromZero = 8, opacity: Share = 0.35):
         self.film, self.sheet_frames, self.opacity = film, sheet_frames, opacity
         self._open: dict[int, VideoOutput] = {}
         self._reader: Any = None
@@ -56,8 +77,8 @@ class Overlay(MaskSink):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let the data module ask, once the weights are in place, which videos are done."""
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        if stage == "predict" and hasattr(data, "leave_out"):
+        data = data_of(trainer)
+        if stage == "predict" and data is not None:
             data.leave_out = lambda reader: self._look_around(trainer, pl_module, reader)
 
     def _look_around(self, trainer: Trainer, pl_module: LightningModule, reader: Any) -> frozenset[int]:
@@ -68,12 +89,17 @@ class Overlay(MaskSink):
         """
         self._root, self._reader = Path(trainer.default_root_dir) / "predictions", reader
         folders = [folder_of(self._root, video.id) for video in reader.videos]
-        if again := next((folder for folder in folders if folders.count(folder) > 1), None):
+        if again := next((folder for folder, count in Counter(folders).items() if count > 1), None):
             raise DataError(f"{reader.name}: two videos would both be written to {again}; rename one")
-        run = digest(weights_digest(pl_module.network), pl_module.window, str(trainer.datamodule.eval_framing))
+        run = digest(weights_digest(pl_module.network), pl_module.window, str(data_of(trainer).eval_framing))
         self._items = {v: [] for v in range(len(folders))}
         for item in reader.items:
             self._items[item.video].append(item)
+        if (most := max(map(len, self._items.values()), default=0)) > MOST_LABELS:
+            raise DataError(
+                f"{reader.name}: {most} expressions or objects for one video, but a palette picture has {MOST_LABELS} "
+                "labels: ask for fewer in one command, or leave the pictures out: --callbacks.overlay null"
+            )
         self._keys = {v: digest(run, facts(reader, v, own)) for v, own in self._items.items()}
         done = [v for v, folder in enumerate(folders) if self.skip_done and read_key(folder) == self._keys[v]]
         done = trainer.strategy.broadcast(done)
@@ -103,7 +129,8 @@ class Overlay(MaskSink):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Finish the files that are open, so that what was done can be seen."""
         for output in self._open.values():
-            output.close(complete=False)
+            with suppress(Exception):  # what ended the run is told; a second failure would hide it
+                output.close(complete=False)
         self._open = {}
 
 
@@ -150,16 +177,6 @@ def read_key(folder: Path) -> str | None:
     return record.get("key") if isinstance(record, dict) and record.get("complete") else None
 
 
-def file_names(frames: Sequence[str]) -> list[str]:
-    """A PNG's name for each frame: without a picture's suffix where the names still differ without it."""
-    plain = [name.replace("/", "_") for name in frames]
-    short = [name.rpartition(".")[0] if name.lower().endswith(PICTURES) else name for name in plain]
-    names = short if len(set(short)) == len(short) else plain
-    if len(set(names)) < len(names):
-        names = [f"{number:05d}_{name}" for number, name in enumerate(names)]
-    return [f"{name}.png" for name in names]
-
-
 class VideoOutput:
     """The open files of one video; its items may come in several passes over it.
 
@@ -175,20 +192,25 @@ class VideoOutput:
     def __init__(self, root: Path, index: int, reader: Any, own: Sequence[Any], key: str, style: Overlay):
         video = reader.videos[index]
         self.folder, self.key, self.style = folder_of(root, video.id), key, style
-        (self.folder / "masks").mkdir(parents=True, exist_ok=True)
+        with writing(self.folder):
+            (self.folder / "masks").mkdir(parents=True, exist_ok=True)
         (self.folder / "record.json").unlink(missing_ok=True)  # what stands there is being replaced
         self.items = [item.id for item in own]
-        self.texts = [item.expression or item.id for item in own]
         self.facts = facts(reader, index, own)
+        given = self.facts.get("prompts", [])
+        self.marks = marks_of(given, self.items)
+        self.texts = [item.expression or named(item.id, given) for item in own]
+        self.said = [item.expression or item.id for item in own]
         self.names = file_names(video.frames)
         self.total = len(video.frames)
-        self.colours = palette()
+        self.palette = palette()
+        self.colours: dict[int, Colour] = {}
         self.areas: dict[str, list[int]] = {}
         self._start_pass()
 
     def _start_pass(self) -> None:
         self.passed = set(self.areas)
-        self.sheet: list[Tensor] = []
+        self.sheet = Sheet(self.total, self.style.sheet_frames, [mark.frame for mark in self.marks])
         self.film: Film | None = None
         self.done = 0
 
@@ -199,30 +221,69 @@ class VideoOutput:
         metas: Sequence[ClipMeta],
     ) -> None:
         """Save masks, encode the film, keep what the contact sheet shows."""
-        numbers = torch.tensor([1 + self.items.index(meta.item) for meta in metas])
-        labels = (masks * numbers[:, None, None, None]).amax(dim=0).byte()
+        places = [self.items.index(meta.item) for meta in metas]
+        numbers = (1 + torch.tensor(places)).byte()  # bytes: eight times less to write than whole numbers
+        labels = (masks * numbers[:, None, None, None]).amax(dim=0)
         names = [self.names[position] for position in metas[0].positions]
         if self.passed:
             labels = torch.maximum(labels, torch.stack([self._before(name) for name in names]))
         for meta, mask in zip(metas, masks, strict=True):
-            self.areas.setdefault(meta.item, []).extend(mask.flatten(1).sum(dim=1).tolist())
-        painted = paint(frames, labels, self.colours, self.style.opacity)
-        wanted = np.linspace(0, self.total - 1, min(self.style.sheet_frames, self.total)).astype(int)
-        for name, label, picture in zip(names, labels, painted, strict=True):
-            self._save(label, name)
-            if self.done in wanted:
-                self.sheet.append(picture)
-            if self.style.film:
-                self.film = self.film or Film(self.folder / "overlay.mp4", label.shape, metas[0].facts.fps)
-                self.film.add(picture)
+            self.areas.setdefault(meta.item, []).extend(int(np.count_nonzero(one)) for one in mask.numpy())
+        pictures = np.ascontiguousarray(frames.permute(0, 2, 3, 1).numpy())
+        if places[0] not in self.colours:
+            self.colours |= dict(zip(places, pick_colours(pictures, masks.numpy()), strict=True))
+        for i, (name, position) in enumerate(zip(names, metas[0].positions, strict=True)):
+            self._save(labels[i], name)
+            own = dict(zip(places, masks[:, i].numpy(), strict=True))
+            self._show(self._painted(pictures[i], own, labels[i].numpy(), position, metas[0].facts.fps), metas[0], name)
             self.done += 1
+
+    def _painted(
+        self,
+        picture: UInt8[np.ndarray, "height width 3"],
+        own: Mapping[int, Bool[np.ndarray, "height width"]],
+        labels: UInt8[np.ndarray, "height width"],
+        position: int,
+        rate: float | None,
+    ) -> tuple[UInt8[np.ndarray, "high wide 3"], list[Entry]]:
+        """The picture with everything drawn on it, small ones enlarged, and its legend's lines."""
+        high, wide = picture.shape[:2]
+        times = max(1, min(-(-320 // wide), 2048 // high))
+        shown = {place: own.get(place, labels == 1 + place) for place in sorted(self.colours)}
+        picture = np.ascontiguousarray(magnify(picture, times))
+        large = {place: magnify(mask, times) for place, mask in shown.items() if mask.any()}
+        for place, mask in large.items():
+            outline(picture, mask, self.colours[place], self.style.opacity)
+        for place, mask in large.items() if len(self.items) > 1 else ():
+            number_at(picture, mask, 1 + place, self.colours[place])
+        hold = max(1, round((rate or 2) / 2))  # half a second: on a single frame of a film nobody sees them
+        near = [mark for mark in self.marks if mark.frame <= position < mark.frame + hold and mark.item in self.colours]
+        draw_marks(picture, near, self.colours, times)
+        lines = [Entry(self.colours[place], self.texts[place], place not in large) for place in shown]
+        return picture, lines
+
+    def _show(self, painted: tuple[UInt8[np.ndarray, "high wide 3"], list[Entry]], meta: ClipMeta, name: str) -> None:
+        picture, lines = painted
+        words = legend(tuple(lines), picture.shape[1], letters(picture.shape))
+        if self.total == 1:
+            from PIL import Image
+
+            with whole(self.folder / "overlay.png") as path:
+                Image.fromarray(stacked([picture, words])).save(path)
+            return
+        self.sheet.add(picture, self.done, name.removesuffix(".png"))
+        if self.style.film:
+            both = stacked([picture, words])
+            self.film = self.film or Film(self.folder / "overlay.mp4", both.shape[:2], meta.facts.fps)
+            self.film.add(torch.from_numpy(both).permute(2, 0, 1))
 
     def _save(self, label: UInt8[Tensor, "height width"], name: str) -> None:
         from PIL import Image
 
         image = Image.fromarray(label.numpy(), mode=None)
-        image.putpalette(self.colours.flatten().tolist())
-        image.save(self.folder / "masks" / name)
+        image.putpalette(self.palette.flatten().tolist())
+        with whole(self.folder / "masks" / name) as path:
+            image.save(path)
 
     def _before(self, name: str) -> UInt8[Tensor, "height width"]:
         """The labels of earlier passes."""
@@ -248,86 +309,30 @@ class VideoOutput:
     def close(self, complete: bool) -> None:
         """Finish the film, write the sheet, and the record last; a sheet that cannot be drawn loses nothing else."""
         self._end_film()
-        if self.sheet:
-            try:
-                write_sheet(self.sheet, self.texts, self.colours, self.folder / "contact_sheet.png")
-            except (ValueError, RuntimeError) as error:
-                warnings.warn(f"{self.folder}: no contact sheet ({error})", stacklevel=2)
+        try:
+            lines = [Entry(colour, self.texts[place]) for place, colour in sorted(self.colours.items())]
+            self.sheet.write(lines, self.folder / "contact_sheet.png")
+        except (ValueError, OSError) as error:
+            warnings.warn(f"{self.folder}: no contact sheet ({error})", stacklevel=2)
         seen = [
-            {"label": 1 + i, "expression": text, "area": area, "frames_visible": sum(a > 0 for a in area)}
-            for i, (name, text) in enumerate(zip(self.items, self.texts, strict=True))
+            {
+                "label": 1 + i,
+                "expression": text,
+                "colour": self.colours[i],
+                "area": area,
+                "frames_visible": sum(a > 0 for a in area),
+            }
+            for i, (name, text) in enumerate(zip(self.items, self.said, strict=True))
             if (area := self.areas.get(name)) is not None
         ]
         record = {"complete": complete, "key": self.key, "frames": self.done, "expressions": seen, "of": self.facts}
-        partial = self.folder / "record.json.partial"
-        partial.write_text(json.dumps(record, indent=1, default=str) + "\n")
-        partial.replace(self.folder / "record.json")
+        with whole(self.folder / "record.json") as path:
+            path.write_text(json.dumps(record, indent=1, default=str) + "\n")
 
 
-def paint(
-    frames: UInt8[Tensor, "time 3 height width"],
-    labels: UInt8[Tensor, "time height width"],
-    colours: UInt8[Tensor, "entries 3"],
-    opacity: float,
-) -> UInt8[Tensor, "time 3 height width"]:
-    """Frames with every label's colour laid over."""
-    alpha = (labels > 0)[:, None] * opacity
-    colour = colours[labels.long()].permute(0, 3, 1, 2)
-    return (frames * (1 - alpha) + colour * alpha).round().byte()
-
-
-class Film:
-    """An H.264 file that browsers play, encoded frame by frame.
-
-    Args:
-        path: where it goes.
-        size: (height, width); odd sizes lose their last row or column, as 4:2:0 colour demands even ones.
-        rate: frames per second; 10 when unknown.
-    """
-
-    def __init__(self, path: Path, size: Sequence[int], rate: float | None):
-        import av
-
-        self.path, self.partial = path, path.with_name(f"{path.stem}.partial{path.suffix}")
-        self.height, self.width = (max(2, side - side % 2) for side in size)
-        self.container = av.open(str(self.partial), "w", options={"movflags": "faststart"})
-        self.stream = self.container.add_stream("libx264", rate=Fraction(rate or 10).limit_denominator(1001))
-        self.stream.width, self.stream.height, self.stream.pix_fmt = self.width, self.height, "yuv420p"
-
-    def add(self, picture: UInt8[Tensor, "3 height width"]) -> None:
-        """Encode one frame; a picture of one pixel is stretched to two."""
-        import av
-
-        if min(picture.shape[1:]) < 2:
-            picture = picture.expand(3, max(2, picture.shape[1]), max(2, picture.shape[2]))
-        array = picture[:, : self.height, : self.width].permute(1, 2, 0).contiguous().numpy()
-        self.container.mux(self.stream.encode(av.VideoFrame.from_ndarray(array, format="rgb24")))
-
-    def close(self) -> None:
-        """Flush and close."""
-        self.container.mux(self.stream.encode())
-        self.container.close()
-        self.partial.replace(self.path)
-
-
-def write_sheet(pictures: list[Tensor], expressions: list[str], colours: Tensor, path: Path) -> None:
-    """Frames in a grid with the expressions in their colours below."""
-    from matplotlib.figure import Figure
-
-    columns = min(4, len(pictures))
-    rows = -(-len(pictures) // columns)
-    height, width = pictures[0].shape[1:]
-    figure = Figure(figsize=(3 * columns, 3 * rows * height / width + 0.35 * len(expressions) + 0.2))
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for axis in grid.flat:
-        axis.axis("off")
-    for axis, picture in zip(grid.flat, pictures, strict=False):
-        axis.imshow(picture.permute(1, 2, 0).numpy())
-    foot = 0.35 * len(expressions) / figure.get_figheight()
-    figure.subplots_adjust(0.01, foot + 0.02, 0.99, 0.99, 0.02, 0.02)
-    for i, text in enumerate(expressions):
-        y = foot * (1 - (i + 0.5) / len(expressions))
-        # Words are words: two dollar signs would make a formula.
-        style = {"color": colours[i + 1].numpy() / 255, "fontsize": 11, "va": "center", "parse_math": False}
-        figure.text(0.02, y, f"{i + 1}  {text}", **style)
-    figure.savefig(path, dpi=100)
+def named(item: str, prompts: Sequence[Mapping[str, Any]]) -> str:
+    """A prompted object in words: `horse (3 clicks, 1 box)`."""
+    own = [entry for entry in prompts if str(entry["object"]) == item]
+    clicks = sum(len(entry.get("clicks", [])) for entry in own)
+    said = counted(clicks, sum("box" in entry for entry in own), sum("mask" in entry for entry in own))
+    return f"{item} ({said})" if said else item

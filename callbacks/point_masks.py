@@ -5,7 +5,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from rvos_lightning.core.seams import Objective
+from rvos_lightning.core.bounds import FromZero, Share
+from rvos_lightning.core.objectives import Objective
 from rvos_lightning.core.types import Batch, Prediction
 from rvos_lightning.systems.sa2va.outputs import SpokenPrompt, TrackedPrediction, Tracks
 
@@ -35,9 +36,9 @@ class PointMasks(Objective):
         self,
         mask: float = 2.0,
         dice: float = 0.5,
-        points: int = 12544,
+        points: FromZero = 12544,
         oversample: float = 3.0,
-        importance: float = 0.75,
+        importance: Share = 0.75,
         tracked: float = 0.0,
     ) -> None:
         self.mask, self.dice, self.points = mask, dice, points

@@ -12,7 +12,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 
 from callbacks.checkpoint import LastCheckpoint
-from rvos_lightning.core.seams import MaskSink
+from rvos_lightning.core.sinks import MaskSink
 from rvos_lightning.core.types import SegmentedWindow
 
 

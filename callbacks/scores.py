@@ -8,6 +8,11 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
+from callbacks.leakage import Leakage
+from rvos_lightning.data.lightning_module import data_of
+from rvos_lightning.data.whole import whole
+from rvos_lightning.metrics.torch_metric import TorchMetric
+
 SHOWN = {"j_and_f": "J&F", "j": "J", "f": "F"}
 
 
@@ -33,7 +38,9 @@ class Scores(Callback):
         logged = [name for name in trainer.callback_metrics if name.startswith("val/")]
         for callback in trainer.callbacks:
             monitor = getattr(callback, "monitor", None)
-            wrong = isinstance(monitor, str) and monitor.startswith("val") and monitor not in logged
+            wrong = isinstance(monitor, str) and monitor not in logged
+            # of other names, some may be logged in training: they are looked for when the first validation ends
+            wrong = wrong and (monitor.startswith("val") or f"val/{monitor}" in logged)
             if not wrong or not logged or any(monitor.startswith(f"{name}/") for name in logged):
                 continue
             near = get_close_matches(monitor, logged, n=3, cutoff=0.4)
@@ -55,10 +62,12 @@ class Scores(Callback):
         metrics: Any = pl_module.metrics
         if not len(metrics):
             return
-        rules = sorted({getattr(metric, "said", type(metric).__name__) for metric in metrics.values()})
+        own = {name: metric for name, metric in metrics.items() if isinstance(metric, TorchMetric)}
+        rules = sorted({m.protocol.said if m in own.values() else type(m).__name__ for m in metrics.values()})
         if oracle := pl_module.network.oracle:  # type: ignore[union-attr]
             rules.append(f"with {oracle}: not comparable with methods that have none")
-        tables = {name: metric.table() for name, metric in metrics.items() if self.table and hasattr(metric, "table")}
+        rules += [each.said for each in trainer.callbacks if isinstance(each, Leakage) and each.said]
+        tables = {name: metric.table() for name, metric in own.items() if self.table}
         scores = {
             key.removeprefix(f"{stage}/"): float(value)
             for key, value in trainer.callback_metrics.items()
@@ -79,9 +88,8 @@ class Scores(Callback):
         path = folder / "scores.json"
         known = json.loads(path.read_text()) if path.exists() else {}
         known[stage] = {"data": name, "rule": rules, "step": trainer.global_step, **scores}
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(known, indent=2) + "\n")
-        partial.replace(path)
+        with whole(path) as partial:
+            partial.write_text(json.dumps(known, indent=2) + "\n")
         for metric, rows in tables.items():
             from rvos_lightning.metrics.tables import write_table
 
@@ -90,9 +98,9 @@ class Scores(Callback):
 
 def data_name(trainer: Trainer, split: str) -> str:
     """The data set's own name, or its class's where the data module has no reader."""
-    data: Any = trainer.datamodule  # type: ignore[attr-defined]
-    reader = data.read(split) if hasattr(data, "read") else None
-    return getattr(reader, "name", type(data).__name__)
+    data = data_of(trainer)
+    reader = None if data is None else data.read(split)
+    return type(data or trainer.datamodule).__name__ if reader is None else reader.name  # type: ignore[attr-defined]
 
 
 def score_line(scores: dict[str, float], what: str) -> str:

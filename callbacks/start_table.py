@@ -2,14 +2,20 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
 from callbacks.scores import data_name
-from rvos_lightning.data.mixture import Mixture
+from rvos_lightning.data.lightning_module import data_of
+from rvos_lightning.data.mixture import Mixture, facts_of
+from rvos_lightning.data.video_data import VideoData
+from rvos_lightning.run.terminal import console
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 class StartTable(Callback):
@@ -25,7 +31,6 @@ class StartTable(Callback):
 
     @rank_zero_only
     def _show(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        from rich.console import Console
         from rich.table import Table
 
         rates = learning_rates(trainer)
@@ -36,17 +41,57 @@ class StartTable(Callback):
             table.add_column(column, justify="right" if column in ("parameters", "trainable") else "left")
         for row in rows:
             table.add_row(*(f"{value:,}" if isinstance(value, int) else str(value) for value in row.values()))
-        console = Console()
-        console.print(table)
-        terms = licences(pl_module, trainer.datamodule)
+        out = console()
+        out.print(table)
+        given = gives(data_of(trainer), data)
+        if given:
+            out.print(source_table(given))
+        terms = licences(pl_module, data_of(trainer) or trainer.datamodule)
         for licence in terms:
-            console.print(f"  licence of {licence}", highlight=False)
+            out.print(f"  licence of {licence}", highlight=False)
+        if said := enlarged(pl_module.network, data_of(trainer)):
+            out.print(said, highlight=False)
         if trainer.fast_dev_run:
             return
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        record = {"parts": rows, "data": data, "licences": terms, "precision": str(trainer.precision)}
+        record = {"parts": rows, "data": data, "sources": given, "licences": terms, "precision": str(trainer.precision)}
         (folder / "start.json").write_text(json.dumps(record, indent=2) + "\n")
+
+
+def enlarged(network: Any, data: VideoData | None) -> str:
+    """What to say of a segmenter that blows small frames up, for nothing but time and memory; else nothing."""
+    side = getattr(getattr(network, "segmenter", None), "image_size", None)
+    frame = 0 if data is None else max(data.framing.size)
+    if not isinstance(side, int) or not 0 < 4 * frame <= side:
+        return ""
+    return (
+        f"  frames of {frame} pixels are enlarged to {side}, {(side // frame) ** 2} times the memory: "
+        f"--model.network.segmenter.image_size {frame} (or larger --data.size) spares it"
+    )
+
+
+def gives(data: VideoData | None, name: str) -> dict[str, dict[str, Any]]:
+    """What each source of the data gives to the training, by its name; a single data set is its own source."""
+    if data is None:
+        return {}
+    return (
+        data.shares() if isinstance(data, Mixture) else {name: facts_of(data, data.train_clips(), data.opened("val"))}
+    )
+
+
+def source_table(given: dict[str, dict[str, Any]]) -> "Table":
+    """A row a source."""
+    from rich.table import Table
+
+    columns = list(next(iter(given.values())))
+    table = Table("source", *columns)
+    for name, row in given.items():
+        shown = (
+            f"{row[c]:.1%}" if c == "share" else f"{row[c]:,}" if isinstance(row[c], int) else row[c] for c in columns
+        )
+        table.add_row(name, *shown)
+    return table
 
 
 def parts(pl_module: LightningModule) -> list[tuple[str, nn.Module]]:

@@ -4,7 +4,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-from rvos_lightning.core.seams import Objective
+from rvos_lightning.core.objectives import Objective
 from rvos_lightning.core.types import Batch, Prediction
 from rvos_lightning.parts.losses import object_count
 from rvos_lightning.systems.sam_i2v.outputs import DecoderStep, TrackedPrediction

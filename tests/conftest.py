@@ -1,5 +1,6 @@
 """Shared fixtures: the command line in process, offline, in a temporary folder."""
 
+import gc
 import logging
 import os
 import shutil
@@ -55,8 +56,20 @@ def pytest_configure(config) -> None:
         os.environ["RVOS_TEST_SESSION"] = tempfile.mkdtemp(prefix="rvos_tests_")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """What the imports leave is not looked through for garbage, now or between tests (a tenth of their time)."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
+
+
 def pytest_sessionfinish(session) -> None:
     """End the fork server, if a test of this process has started it, and remove the session's folder."""
+    gc.unfreeze()
     if "launch" in sys.modules:
         sys.modules["launch"].SERVER.close()
     if not hasattr(session.config, "workerinput"):

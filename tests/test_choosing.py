@@ -7,8 +7,8 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from callbacks import DiceFocal
 from rvos_lightning.core.module import RVOSModule
-from rvos_lightning.core.seams import find_chooser
-from rvos_lightning.core.types import Candidates
+from rvos_lightning.core.objectives import find_chooser
+from rvos_lightning.core.types import Batch, Candidates
 from rvos_lightning.data import MovingShapes
 from rvos_lightning.run.sharding.whole import Whole
 from rvos_lightning.systems.tiny.segmenter import TinySegmenter
@@ -17,7 +17,8 @@ from rvos_lightning.systems.tiny.segmenter import TinySegmenter
 @pytest.fixture
 def batch():
     data = MovingShapes(size=32, clip_length=3, batch_size=4, train_clips=8, workers=0)
-    return next(iter(data.train_dataloader()))
+    made = next(iter(data.train_dataloader()))
+    return Batch(made.clip.floating(torch.float32), made.targets)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Facts of the command line that surprise people; each has a test because each once surprised us."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -9,6 +10,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 import yaml
+from launch import environment, python
 
 QUICK = [
     "--trainer.max_steps", "2", "--trainer.limit_val_batches", "1", "--trainer.accelerator", "cpu",
@@ -35,11 +37,12 @@ def refused(run, capsys, *args) -> str:
 
 
 def test_printed_config_is_yaml_alone_where_libraries_chatter(root):
-    """In a process of its own: DeepSpeed warns once, when it is imported."""
+    """In a process of its own: DeepSpeed warns once, when it is imported, Triton about what nobody frees in the end."""
     overlays = ["-c", "configs/tiny.yaml", "-c", "configs/trainer/deepspeed3.yaml"]
     command = [sys.executable, "-m", "rvos_lightning", "fit", *overlays, "--print_config"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=root)
     assert yaml.safe_load(done.stdout)["trainer"]["strategy"]["init_args"]["stage"] == 3
+    assert "leaked" not in done.stderr
 
 
 def test_help_is_quick():
@@ -109,6 +112,16 @@ def test_objectives_of_a_later_file_replace_all(run, capsys, tmp_path):
     later = tmp_path / "later.yaml"
     later.write_text("objectives: {only: {class_path: callbacks.DiceFocal}}\n")
     assert set(printed(run, capsys, "fit", "-c", "configs/tiny.yaml", "-c", later)["objectives"]) == {"only"}
+
+
+def test_callbacks_of_a_file_join_the_usual_ones(run, tmp_path):
+    later = tmp_path / "later.yaml"
+    later.write_text("callbacks: {rate: {class_path: lightning.pytorch.callbacks.LearningRateMonitor}, film: null}\n")
+    cli = run("fit", "-c", "configs/tiny.yaml", "-c", later, *QUICK)
+    names = [type(callback).__name__ for callback in cli.trainer.callbacks]
+    assert {"LearningRateMonitor", "LastCheckpoint", "BestCheckpoint"} <= set(names) and "FilmStrip" not in names
+    saved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["callbacks"]
+    assert saved["film"] is None and {"rate", "last", "best"} <= saved.keys()
 
 
 def test_callbacks_of_a_trainer_list_are_appended(run, capsys, tmp_path):
@@ -189,12 +202,15 @@ def test_null_is_null_however_deep(run, capsys):
         (["--trainer.logger", "WandbLogger"], ["WandbLogger needs the package wandb: pip install wandb"]),
         (["--seed_everything", "-1"], ["seed_everything"]),
         (["--trainer.val_check_interval", "0"], ["val_check_interval"]),
+        (["--trainer.max_steps", "0"], ["trainer.max_steps is 0", "give 1 or more"]),
+        (["--trainer.max_epochs", "0"], ["trainer.max_epochs is 0"]),
         (["--trainer.enable_checkpointing", "false"], ["--callbacks.best null"]),
         (["--model.network.adapter", "CMTAdapter"], ["CMTAdapter needs", "--model.network.adapter."]),
         (["-c", "configs/tinny.yaml"], ["no such file", "nearest   configs/tiny.yaml"]),
         (["-c", "README.md"], ["not YAML"]),
         (["-c", "configs"], ["is a folder"]),
         (["-c", "configs/samwise.yaml"], ["are both recipes"]),
+        (["-c", "/dev/null"], ["no plain file", "save it first"]),
     ],
     ids=lambda value: " ".join(value)[:40],
 )
@@ -233,7 +249,7 @@ def test_short_names_resolve_in_a_fresh_process(root):
 
 
 OFFLINE = """
-import socket, sys
+import os, socket, sys
 {imports}
 def connect(self, address, *rest):
     if self.family != socket.AF_UNIX:
@@ -241,6 +257,8 @@ def connect(self, address, *rest):
         raise OSError("no network in tests")
 def look_up(host, *rest, **more):
     print("LOOKS UP", host, flush=True)
+    if {more}:
+        os._exit(1)  # as was to be shown; the library would try again for half a minute
     raise socket.gaierror("no network in tests")
 socket.socket.connect, socket.getaddrinfo = connect, look_up
 from rvos_lightning.run.cli import main
@@ -308,6 +326,38 @@ def test_options_of_a_part_are_flags_one_can_type(capsys):
     assert "--model.network.adapter FiLMAdapter" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["fit"], "no recipe: give one by -c"),
+        (["score", "--predictions", "masks"], "no data set: give one by -c configs/data/NAME.yaml"),
+        (["fit", "-c", "configs/tiny.yaml", "--objectives.mask", "NoSuchLoss"], "objectives.mask: no class NoSuchLoss"),
+        (["fit", "-c", "configs/tiny.yaml", "--callbacks.bset.monitor", "val/j"], "callbacks has no 'bset'"),
+        (
+            "predict -c configs/tiny.yaml --data VideoFiles --data.expressions the brown horse".split(),
+            "quotes: --data.expressions 'the brown horse'",
+        ),
+        ("fit -c configs/tiny.yaml --data MeViS --data.root null".split(), "MeViS needs root: give --data.root"),
+        ("fit -c configs/tiny.yaml --trainer.accelerator cpu --data MeViS".split(), "MeViS needs root"),
+        (["--completion", "fish"], "one of: bash, zsh"),
+        (["--verson"], "nearest   --version"),
+    ],
+)
+def test_slips_of_a_first_day_name_the_remedy(capsys, words, said):
+    from rvos_lightning.run.cli import main
+
+    assert said in refused(lambda *all_words: main(all_words), capsys, *words)
+
+
+def test_parts_page_names_every_system_with_sizes(capsys):
+    from rvos_lightning.run.cli import main
+
+    offered = refused(lambda *words: main(words), capsys, "parts", "--sizes", "nosuch").partition("choose from")[2]
+    main(["parts", "--help"])
+    page = capsys.readouterr().out
+    assert all(system in page for system in re.findall(r"\w+", offered))
+
+
 def test_completion_is_a_script_that_bash_takes():
     from rvos_lightning.run.cli import VERBS
     from rvos_lightning.run.completion import script
@@ -317,3 +367,104 @@ def test_completion_is_a_script_that_bash_takes():
     code += "COMP_WORDS=(rvos predict --skip); COMP_CWORD=2; _rvos; echo ${COMPREPLY[@]}\n"
     done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["predict", "--skip_done"], done
+
+
+def test_verbs_that_look_at_data_start_without_lightning(root, tmp_path):
+    """In a process of its own; Lightning and torchmetrics take three times as long to import as torch."""
+    code = (
+        "import gc, sys; from rvos_lightning.run.cli import main; "
+        "main(['sample', '--layout', 'mevis', '--out', 'set', '--videos', '1', '--frames', '2']); "
+        "config = f'{sys.argv[1]}/configs/data/mevis.yaml'; "
+        "main(['check', '-c', config, '--data.root', 'set']); "
+        "words = ['score', '-c', config, '--data.root', 'set', '--predictions', 'set']; main(words); "
+        "theirs = gc.get_freeze_count(); sys.argv[1:] = words; main(); "
+        "print(theirs, gc.get_freeze_count() > 100_000, gc.isenabled()); "
+        "print(sorted({'lightning', 'torchmetrics', 'torchvision', 'transformers'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, root], capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    assert done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr
+    # a program that calls us keeps what it has; the command line sets its imports aside
+    assert done.stdout.splitlines()[-2] == "0 True True", done.stdout + done.stderr
+    assert "train: yes" in done.stdout and "refused: " in done.stderr
+
+
+def test_an_overlay_that_the_recipe_would_replace_is_refused():
+    from rvos_lightning.run.words import fault
+
+    recipe, data = ["-c", "configs/samwise.yaml"], ["-c", "configs/data/mevis.yaml"]
+    assert fault(["fit", *recipe, *data]) is None
+    assert fault(["fit", "-c", "configs/trainer/bf16.yaml", *recipe]) is None  # says nothing that the recipe says
+    assert "mevis.yaml stands before the recipe configs/samwise.yaml, which also gives data.class_path" in fault(
+        ["fit", *data, *recipe]
+    )
+
+
+def test_a_key_twice_in_a_configuration_is_refused(tmp_path):
+    from rvos_lightning.run.words import fault, network_of
+
+    path = tmp_path / "twice.yaml"
+    path.write_text("model:\n  window: 8\ntrainer: {max_steps: 3}\nmodel:\n  window: 9\n")
+    assert "'model' stands in line 1 and again in line 4" in fault(["fit", "-c", "configs/tiny.yaml", "-c", str(path)])
+    assert network_of(path) is None
+    path.write_bytes(b"\xef\xbb\xbfmodel: &one\r\n  window: 8\r\nmore: {<<: *one, x: 1}\r\n")
+    assert fault(["fit", "-c", str(path)]) is None
+
+
+def test_the_home_folder_is_found_where_the_shell_leaves_it(tmp_path, monkeypatch):
+    from rvos_lightning.run.values import prepare
+    from rvos_lightning.run.words import at_home
+
+    monkeypatch.setenv("HOME", "/home/me")
+    words = [
+        "predict",
+        "-c=~/a.yaml",
+        "--run=~/run",
+        "~/b.ckpt",
+        "--data.path",
+        "~",
+        "a~/c",
+        "--x.expressions",
+        "a =~/ b",
+    ]
+    changed = ["-c=/home/me/a.yaml", "--run=/home/me/run", "/home/me/b.ckpt"]
+    assert at_home(words) == ["predict", *changed, *words[4:]]
+    prepare([])
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(parser_mode="omegaconf+")
+    parser.add_argument("--data", type=dict)
+    assert parser.parse_string("data: {root: ~/mevis, list: [~/x], word: ~y}").data == {
+        "root": "/home/me/mevis", "list": ["/home/me/x"], "word": "~y",
+    }  # fmt: skip
+
+
+def test_a_lone_sentence_is_a_list_of_one_however_it_is_given():
+    from rvos_lightning.run.words import said_in_full
+
+    said = said_in_full(["predict", "--data.expressions=the note: red, or blue", "--untrained"])
+    assert said == ["predict", "--data.expressions", '["the note: red, or blue"]', "--untrained=true"]
+
+
+def test_a_reader_that_leaves_is_no_error(root):
+    words = [python(), "-W", "ignore", "-m", "rvos_lightning", "parts"]
+    pipe = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=root, env=environment())
+    pipe.stdout.close()
+    assert pipe.stderr.read() == b"" and pipe.wait(60) == 141
+
+
+def test_configuration_files_are_found_however_they_are_given():
+    from rvos_lightning.run.words import config_files
+
+    words = [
+        "fit",
+        "-c",
+        "a.yaml",
+        "-cb.yaml",
+        "--config=c.yaml",
+        "-c=d.yaml",
+        "--config",
+        "e.yaml",
+        "--callbacks.x",
+        "Y",
+    ]
+    assert config_files(words) == ["a.yaml", "b.yaml", "c.yaml", "d.yaml", "e.yaml"]

@@ -8,7 +8,7 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 SYSTEMS = sorted((ROOT / "configs").glob("*.yaml"))
-PAPERS = sorted((ROOT / "configs" / "paper").glob("*.yaml"))
+PAPERS = sorted(path for kind in ("paper", "finetune") for path in (ROOT / "configs" / kind).glob("*.yaml"))
 OVERLAYS = sorted(p for kind in ("data", "trainer", "overlays") for p in (ROOT / "configs" / kind).glob("*.yaml"))
 TINY_RUN = [
     "--trainer.max_steps", "2", "--trainer.val_check_interval", "2", "--trainer.check_val_every_n_epoch", "null",

@@ -1,8 +1,11 @@
 """Two gloo processes: the same training, the same scores, one folder, and no silent hang."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -76,7 +79,7 @@ def test_a_parameter_without_gradient_is_named(tmp_path):
 def test_a_stuck_rank_is_named_and_the_run_ends(tmp_path):
     log = tmp_path / "log.txt"
     overlay = ["-c", "configs/trainer/ddp.yaml", "--trainer.devices", "2", "--trainer.strategy.timeout", "0:00:20"]
-    watch = ["--callbacks.watch", "callbacks.StuckRank", "--callbacks.watch.quiet", "4"]
+    watch = ["--callbacks.watch.quiet", "4"]
     stall = ["--callbacks.stall", "stall.Stall", "--callbacks.stall.step", "3", "--callbacks.stall.rank", "1"]
     words = ["fit", *TINY[:2], *overlay, *TINY[2:], *watch, *stall, "--trainer.default_root_dir", tmp_path]
     with log.open("w") as out:
@@ -88,3 +91,51 @@ def test_a_stuck_rank_is_named_and_the_run_ends(tmp_path):
     printed = log.read_text()
     assert "[rank 0] no progress for" in printed, printed[-3000:]
     assert "Behind: rank 1 in the forward pass of batch 3, epoch 0" in printed, printed[-3000:]
+
+
+@pytest.mark.parametrize("dies", [0, 1])
+def test_a_dead_rank_is_named_and_the_others_end(tmp_path, dies):
+    """Killed without a word in a step; whoever is left says who it was, and ends."""
+    overlay = ["-c", "configs/trainer/ddp.yaml", "--trainer.devices", "2", "--callbacks.watch.gone", "8"]
+    stall = ["--callbacks.stall", "stall.Stall", "--callbacks.stall.step", "3", "--callbacks.stall.rank", "1"]
+    log = tmp_path / "log.txt"
+    words = ["fit", *TINY[:2], *overlay, *TINY[2:], *stall, "--callbacks.stall.note", tmp_path / "pids"]
+    with log.open("w") as out:
+        process = start(*words, "--trainer.default_root_dir", tmp_path / "run", log=out)
+    try:
+        pids = waited(tmp_path / "pids", 2)
+        time.sleep(2)  # rank 0 waits in a collective, rank 1 sleeps
+        os.kill(pids[dies], signal.SIGKILL)
+        killed = time.monotonic()
+        while running(pids[1 - dies]) and not_yet(killed, 60):
+            time.sleep(0.2)
+        assert not running(pids[1 - dies]), log.read_text()[-3000:]
+    finally:
+        end(process)
+    printed = log.read_text()
+    named = f"[rank {1 - dies}] rank {dies} " + ("" if dies == 0 else f"(process {pids[1]} on ")
+    assert named in printed and "--ckpt_path last" in printed, printed[-3000:]
+
+
+def waited(folder: Path, many: int) -> dict[int, int]:
+    """Rank -> process id, as soon as every rank has written its own."""
+    begun = time.monotonic()
+    while True:
+        found = {int(path.name): int(path.read_text() or 0) for path in folder.glob("*")}
+        if len(found) == many and all(found.values()):
+            return found
+        assert not_yet(begun, 240)
+        time.sleep(0.1)
+
+
+def not_yet(since: float, limit: float) -> bool:
+    """Whether so many seconds have not yet passed."""
+    return time.monotonic() - since < limit
+
+
+def running(pid: int) -> bool:
+    """Whether a process is there and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][:1] not in "ZX"
+    except OSError:
+        return False

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from noise import noisy
 from PIL import Image
 
 import rvos_lightning
@@ -28,15 +29,7 @@ def fitted(name, folder):
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    run = fitted("tiny", tmp_path_factory.mktemp("tiny"))
-    # After one step masks are empty, and would be equal whatever happened: noise gives them something to differ in.
-    path = run / "checkpoints" / "best.ckpt"
-    checkpoint, draw = torch.load(path, weights_only=True), torch.Generator().manual_seed(0)
-    for value in checkpoint["state_dict"].values():
-        if value.is_floating_point() and value.ndim:
-            value += 0.2 * torch.randn(value.shape, generator=draw)
-    torch.save(checkpoint, path)
-    return run
+    return noisy(fitted("tiny", tmp_path_factory.mktemp("tiny")))
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +71,14 @@ def test_a_stream_an_array_and_a_folder_give_the_same_masks(tiny):
     assert (joined(model.segment(pixels, "the horse", window=4)) == folder).all()
     assert (joined(model.stream(iter(pixels), "the horse", window=4)) == folder).all()
     assert folder.shape == (1, len(pixels), *pixels.shape[1:3])
+
+
+def test_a_camera_that_changes_its_size_is_named_in_any_window(tiny):
+    pictures = [np.zeros((48, 64, 3), np.uint8), np.zeros((24, 64, 3), np.uint8)]
+    stream = rvos_lightning.load(tiny).stream(pictures, "the rider")
+    assert next(stream).masks.shape == (1, 1, 48, 64)
+    with pytest.raises(DataError, match=r"got uint8 \[24, 64, 3\] after \[48, 64, 3\]"):
+        next(stream)
 
 
 def test_clicks_and_a_correction_in_mid_stream_change_what_follows(clicked):

@@ -77,3 +77,16 @@ def test_segment_returns_all_masks():
 def test_a_window_of_no_frames_is_refused():
     with pytest.raises(ValueError, match="model.window"):
         next(segment_video(Echo(), Batch(clip_of(Counting(5), 5)), window=0))
+
+
+def test_a_head_that_says_nothing_is_there_clears_the_mask_where_the_truth_is_hidden():
+    class Denies(Network):
+        def forward(self, clip, state=None):
+            drawn = torch.ones(2, clip.time, 4, 4)
+            return Prediction(drawn, no_target_logits=torch.tensor([1.0, -1.0]))
+
+    names = ("0", "1")
+    metas = [ClipMeta("v", item, names, (8, 8), (8, 8), (0, 1)) for item in "ab"]
+    clip = Clip(torch.zeros(1, 2, 3, 8, 8), torch.tensor([0, 0]), ["a", "b"], metas)
+    (window,) = segment_video(Denies(), Batch(clip), 2)
+    assert not window.masks[0].any() and window.masks[1].all() and window.no_target.tolist() == [True, False]

@@ -10,7 +10,7 @@ from torch import nn
 
 from callbacks import LastCheckpoint
 from rvos_lightning.core.module import NonFiniteLoss, RVOSModule
-from rvos_lightning.core.seams import Objective
+from rvos_lightning.core.objectives import Objective
 from rvos_lightning.parts.starting import start_from
 from rvos_lightning.parts.weights import WeightsError, complete, save
 

@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from jsonargparse import Namespace
 from launch import finish, start
 
 from rvos_lightning.run import checkpoints, folder
+from rvos_lightning.run.loggers import with_csv
+from rvos_lightning.run.saved_config import portable
 from rvos_lightning.run.words import WordsError, fault, said_in_full
 
 ROOT = Path(__file__).parents[1]
@@ -130,12 +133,40 @@ def test_a_failed_start_leaves_nothing(work, capsys):
     assert sorted(path.name for path in (work / "runs/tiny/fit").iterdir()) == ["0"]
 
 
+@pytest.mark.parametrize("monitor", ["j_and_f", "nosuch"])
+def test_a_monitor_of_early_stopping_that_nothing_logs(work, capsys, monitor):
+    """Known before training where a score has nearly that name, else at the first validation; no traceback."""
+    stop = ["--callbacks.stop", "EarlyStopping", "--callbacks.stop.monitor", monitor]
+    often = ["--trainer.num_sanity_val_steps", "1", "--trainer.val_check_interval", "1"]
+    text = refused(capsys, *FIT, *stop, *often)
+    assert f"EarlyStopping monitors '{monitor}', which no metric logs" in text and "val/j_and_f" in text
+
+
 def test_a_logger_given_by_flag_writes_into_the_run_folder(work):
     _main(*FIT, "--trainer.logger", "lightning.pytorch.loggers.CSVLogger", "--trainer.logger.save_dir", "mine")
     made = work / "runs/tiny/fit/1"
     assert (
         (made / "config.yaml").exists() and list(made.glob("csv/*/metrics.csv")) and list(Path("mine").rglob("*.csv"))
     )
+
+
+def wandb_in(folder):
+    """A configured W&B logger, and what becomes of its arguments in a run folder."""
+    arguments = Namespace(id=None, version=None, save_dir=".")
+    trainer = Namespace(logger=Namespace(class_path="lightning.pytorch.loggers.WandbLogger", init_args=arguments))
+    with_csv(trainer, str(folder))
+    return arguments
+
+
+def test_a_run_that_goes_on_goes_on_in_its_wandb_run(tmp_path):
+    folders = [tmp_path / "0", tmp_path / "1"]
+    for place in folders:
+        place.mkdir()
+    first, again, other = wandb_in(folders[0]), wandb_in(folders[0]), wandb_in(folders[1])
+    assert first.id and first.id == again.id != other.id and first.save_dir == str(folders[0])
+    logger = {"class_path": "x", "init_args": {"id": first.id, "save_dir": str(folders[0])}}
+    saved = portable({"trainer": {"logger": [logger]}}, folders[0])
+    assert saved["trainer"]["logger"][0]["init_args"] == {"id": None, "save_dir": "."}  # a new run is a new one there
 
 
 def test_run_means_its_configuration_and_best_weights(work):

@@ -39,7 +39,7 @@ FEW = [
     "--data.val_clips", "2", "--data.eval_batch_size", "1", "--data.workers", "0",
     "--trainer.max_steps", "4", "--trainer.accelerator", "cpu", "--trainer.devices", "2",
     "--trainer.limit_val_batches", "0", "--trainer.enable_progress_bar", "false",
-    "--callbacks.progress", "null", "--callbacks.film", "null", "--callbacks.overlay", "null",
+    "--callbacks.curves", "null", "--callbacks.film", "null", "--callbacks.overlay", "null",
     "--callbacks.scores", "null", "--callbacks.last.every_n_steps", "2",
 ]  # fmt: skip
 SMOOTH = ["--model.optimizer.eps", "0.01", "--model.scheduler.warmup", "0"]  # Adam does not blow rounding errors up

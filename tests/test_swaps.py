@@ -10,16 +10,17 @@ FEW = [
     "--data.video_length", "2", "--data.val_clips", "1", "--data.eval_batch_size", "1", "--data.items_per_video", "1",
 ]  # fmt: skip
 SEGMENTER, ADAPTER = "--model.network.segmenter", "--model.network.adapter"
+ANEW = [f"{ADAPTER}.weights", "null"]  # those of the small SAMWISE are of three stages of the small SAM 2
 SWAPS = {
     "sam_i2v over edge_sam": ("sam_i2v", f"{SEGMENTER}.variant", "edge_sam"),
-    "samwise over hiera_t": ("samwise", f"{SEGMENTER}.variant", "hiera_t"),
+    "samwise over hiera_t": ("samwise", f"{SEGMENTER}.variant", "hiera_t", f"{SEGMENTER}.weights", "null", *ANEW),
     "tiny over an image SAM": ("tiny", SEGMENTER, SAM, f"{SEGMENTER}.variant", "small"),
     "sa2va over another SAM 2": ("sa2va", f"{SEGMENTER}.variant", "hiera_t"),
     "sa2va over an image SAM": (
         "sa2va", SEGMENTER, SAM, f"{SEGMENTER}.variant", "small", f"{SEGMENTER}.occlusion", "true"
     ),
-    "adapters after all stages": ("samwise", f"{ADAPTER}.stages", "[0,1,2,3]"),
-    "adapter after one stage": ("samwise", f"{ADAPTER}.stages", "[2]"),
+    "adapters after all stages": ("samwise", f"{ADAPTER}.stages", "[0,1,2,3]", *ANEW),
+    "adapter after one stage": ("samwise", f"{ADAPTER}.stages", "[2]", *ANEW),
     "cmt in edge_sam": ("sam_i2v_cmt", f"{SEGMENTER}.variant", "edge_sam", f"{SEGMENTER}.image_size", "128"),
 }  # fmt: skip
 
@@ -44,7 +45,7 @@ REFUSED = {
         r"3 cells at stage 3 do not divide the segmenter's 4 x 4 map",
     ),
     "a memory without its segmenter": (
-        ("samwise", SEGMENTER, SAM, f"{SEGMENTER}.variant", "small"),
+        ("samwise", SEGMENTER, SAM, f"{SEGMENTER}.variant", "small", f"{SEGMENTER}.weights", "null", *ANEW),
         "ConditionalMemory needs a Sam2, which Sam is not",
     ),
     "no object-score head": (

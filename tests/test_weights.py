@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer as Backend
 from tokenizers.models import WordLevel
 from tokenizers.processors import TemplateProcessing
@@ -13,7 +14,7 @@ from rvos_lightning.parts.segmenters.sam2_build import told_by
 from rvos_lightning.parts.starting import Start, start_from, starting_from
 from rvos_lightning.parts.text.roberta import Roberta, TextSize
 from rvos_lightning.parts.text.tokenizers import HubTokenizer
-from rvos_lightning.parts.weights import WeightsError, save
+from rvos_lightning.parts.weights import WeightsError, load_official, save
 from rvos_lightning.run.cli import main
 
 SMALL = TextSize(vocabulary=0, width=8, layers=1, heads=1, mlp=8, positions=14)
@@ -107,7 +108,7 @@ def test_predict_without_a_tokenizer_says_which_flag_gives_one(run, tmp_path, mo
     with pytest.raises(SystemExit) as stop:
         run("predict", "-c", "configs/paper/samwise_mevis.yaml", "--model.weights", tmp_path / "ours.safetensors",
             "--data", "rvos_lightning.data.VideoFiles", "--data.path", "tests/data/horsejump/frames",
-            "--data.expressions", '["the horse"]')  # fmt: skip
+            "--data.expressions", '["the horse"]', "--model.network.adapter.text.tokenizer", tmp_path)  # fmt: skip
     assert "--model.network.adapter.text.tokenizer" in str(stop.value.code) and "convert" in str(stop.value.code)
 
 
@@ -123,3 +124,51 @@ def test_convert_keeps_a_tokenizer_in_the_file(folder, tmp_path, capsys):
     assert HubTokenizer(start.said["tokenizer"])("dog") == [0, 5, 2]
     assert main(["convert", "samwise", "nothere.pth", str(tmp_path / "o.safetensors"), "--tokenizer", folder]) == 2
     assert "no such checkpoint" in capsys.readouterr().err
+
+
+def test_a_header_whose_length_looks_like_a_pickle(tmp_path):
+    """One file in 32: lengths are multiples of 8, so that their first byte may be a pickle's 0x80."""
+    path = tmp_path / "x.safetensors"
+    for count in range(64):
+        save_file({"weight": torch.ones(2)}, path, {"said": "x" * 8 * count})
+        if path.read_bytes()[0] == 0x80:
+            break
+    assert path.read_bytes()[0] == 0x80
+    assert torch.equal(load_official(path)["weight"], torch.ones(2))
+    assert torch.equal(load_official(path.rename(tmp_path / "x.pth"))["weight"], torch.ones(2))
+
+
+@pytest.mark.parametrize("more", [(), ("--export",)])
+@pytest.mark.parametrize("taken", ["ours.safetensors", "folder"])
+def test_convert_overwrites_nothing(tmp_path, capsys, taken, more):
+    from rvos_lightning.run.cli import main
+
+    (tmp_path / "folder").mkdir()
+    for name in ("ours.safetensors", "folder/ours.safetensors"):
+        (tmp_path / name).write_bytes(b"hours of work")
+    system = "sa2va" if taken == "folder" else "samwise"
+    assert main(["convert", system, str(tmp_path / "nothing.pth"), str(tmp_path / taken), *more]) == 2
+    assert "is there already, and nothing is overwritten" in capsys.readouterr().err
+    assert (tmp_path / "folder/ours.safetensors").read_bytes() == b"hours of work"
+    assert (tmp_path / "ours.safetensors").read_bytes() == b"hours of work"
+
+
+@pytest.mark.parametrize("name", ["ours.safetensors", "ours"])
+def test_a_conversion_that_fails_leaves_nothing_and_what_a_kill_left_is_in_no_way(tmp_path, monkeypatch, capsys, name):
+    from rvos_lightning.parts.weights import WeightsError
+    from rvos_lightning.run import convert
+
+    def half(options):
+        options.destination.mkdir() if name == "ours" else options.destination.write_bytes(b"half")
+        if fails:
+            raise WeightsError("the second half is not there")
+        return f"used all for {options.destination}"
+
+    monkeypatch.setattr(convert, "converted", half)
+    fails, words = True, ["convert", "samwise", "official.pth", str(tmp_path / name)]
+    assert main(words) == 2 and "second half" in capsys.readouterr().err and not list(tmp_path.iterdir())
+    left = tmp_path / f".ours.partial{'.safetensors' if '.' in name else ''}"
+    left.mkdir() if name == "ours" else left.write_bytes(b"left by a kill")
+    fails = False
+    assert main(words) == 0 and [path.name for path in tmp_path.iterdir()] == [name]
+    assert f"used all for {tmp_path / name}\nwrote {tmp_path / name}" in capsys.readouterr().out

@@ -1,13 +1,20 @@
 """What training, validation, test and prediction share, and all of the last three: videos, metrics, masks."""
 
+from collections.abc import Mapping
+
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torchmetrics import Metric
 
 from rvos_lightning.core.inference import segment_video
-from rvos_lightning.core.seams import MaskSink, Network, Objective
+from rvos_lightning.core.objectives import Objective
+from rvos_lightning.core.seams import Network
+from rvos_lightning.core.sinks import MaskSink
 from rvos_lightning.core.types import Batch, Prediction
+from rvos_lightning.data.lightning_module import data_of
+from rvos_lightning.metrics.rows import FrameRows
+from rvos_lightning.metrics.torch_metric import TorchMetric
 from rvos_lightning.run.sharding import Whole
 
 
@@ -27,9 +34,9 @@ class Evaluation(LightningModule):
 
     sharding: Whole
 
-    def __init__(self, network: Network, metrics: dict[str, Metric] | None, window: int):
+    def __init__(self, network: Network, metrics: dict[str, Metric | FrameRows] | None, window: int):
         super().__init__()
-        self.network, self.metrics, self.window = network, nn.ModuleDict(metrics or {}), window
+        self.network, self.metrics, self.window = network, gathering(metrics or {}), window
         self.asks_data = metrics is None
         self.objectives: list[Objective] = []
         self.sinks: list[MaskSink] = []
@@ -44,9 +51,10 @@ class Evaluation(LightningModule):
 
     def ask_data(self, stage: str) -> None:
         """The metrics that the data module states for a stage, unless others were given."""
-        if self.asks_data and stage != "predict" and hasattr(self.trainer.datamodule, "metrics"):
-            own = self.trainer.datamodule.metrics("test" if stage == "test" else "val")
-            self.metrics = nn.ModuleDict(own).to(self.device)
+        data = data_of(self.trainer)
+        if self.asks_data and stage != "predict" and data is not None:
+            own = data.metrics("test" if stage == "test" else "val")
+            self.metrics = gathering(own).to(self.device)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Segment, score, hand masks to the sinks."""
@@ -84,7 +92,8 @@ class Evaluation(LightningModule):
         self.sharding.end_evaluation()
         for metric in self.metrics.values() if stage != "predict" else ():
             scores = metric.compute()
-            if getattr(metric, "nothing", False) and self.trainer.state.fn != "fit" and not self.trainer.fast_dev_run:
+            nothing = isinstance(metric, TorchMetric) and metric.protocol.nothing
+            if nothing and self.trainer.state.fn != "fit" and not self.trainer.fast_dev_run:
                 raise ValueError("no frame of this split is annotated, so there is nothing to score")
             self.log_dict({f"{stage}/{name}": float(value) for name, value in scores.items()}, rank_zero_only=True)
 
@@ -129,3 +138,8 @@ class Evaluation(LightningModule):
         train = stage == "train"
         self.log_dict(values, batch_size=len(batch.clip), on_step=train, on_epoch=not train, sync_dist=not train)
         return total
+
+
+def gathering(metrics: Mapping[str, Metric | FrameRows]) -> nn.ModuleDict:
+    """Every protocol as a metric that gathers what all ranks counted; metrics of torchmetrics as they are."""
+    return nn.ModuleDict({n: TorchMetric(m) if isinstance(m, FrameRows) else m for n, m in metrics.items()})

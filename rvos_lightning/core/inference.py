@@ -53,7 +53,7 @@ def segmented(prediction: Prediction, clip: Clip, targets: Targets | None) -> Se
     if prediction.no_target_logits is not None:
         window.no_target = prediction.no_target_logits > 0
         if targets is None:  # who has the truth counts the head and the mask it drew apart
-            window.masks = masks & ~window.no_target[:, None, None, None]
+            window.masks &= ~window.no_target[:, None, None, None]
     if prediction.proposal_logits is not None:
         every = [
             at_target_size(logits, clip, targets, prediction.covers) > 0

@@ -9,14 +9,17 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torchmetrics import Metric
 
-from rvos_lightning.core.evaluation import Evaluation
+from rvos_lightning.core.bounds import Share
+from rvos_lightning.core.checkpointed import Checkpointed
 from rvos_lightning.core.inference import precision_of
+from rvos_lightning.core.objectives import Chooser, find_chooser
 from rvos_lightning.core.optim import param_groups, scale_groups
-from rvos_lightning.core.seams import Chooser, Network, find_chooser
+from rvos_lightning.core.seams import Network
 from rvos_lightning.core.types import Batch
-from rvos_lightning.parts.starting import start_from, values_of
-from rvos_lightning.parts.weights import complete, reproducible_prefixes
-from rvos_lightning.run.continuation import KEY, Continuation
+from rvos_lightning.metrics.rows import FrameRows
+from rvos_lightning.parts.starting import inside_adapter, start_from, values_of
+from rvos_lightning.parts.tuning import Tuning
+from rvos_lightning.run.continuation import Continuation
 from rvos_lightning.run.sharding import sharding_of
 
 
@@ -24,7 +27,7 @@ class NonFiniteLoss(RuntimeError):
     """Training met NaN or infinity; names the items, so that they can be looked at."""
 
 
-class RVOSModule(Evaluation):
+class RVOSModule(Checkpointed):
     """Trains, validates, tests and runs any `Network`.
 
     Args:
@@ -41,7 +44,10 @@ class RVOSModule(Evaluation):
         fresh: regular expressions of network keys that `weights` need not have: parts that start from their own
             initialisation (or from a segmenter's own weights) in this stage.
         anew: regular expressions of network keys that start `fit` anew although `weights` has them.
-        compile: run the network through `torch.compile`.
+        tune: what is trained, by name, instead of what the parts say; low-rank adapters are put in after `weights`
+            are read, unless those have them.
+        compile: run the network through `torch.compile`; a word names its backend, e.g. aot_eager or cudagraphs. What
+            is proven for which system: docs/speed.md.
         shard_above: under FSDP2, blocks with more parameters are gathered one at a time.
 
     Raises:
@@ -52,54 +58,57 @@ class RVOSModule(Evaluation):
     def __init__(
         self,
         network: Network,
-        metrics: dict[str, Metric] | None = None,
+        metrics: dict[str, Metric | FrameRows] | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         scheduler: LRSchedulerCallable | None = None,
         lr_scale: dict[str, float] | None = None,
         no_decay: list[str] | None = None,
-        layer_decay: float = 1.0,
+        layer_decay: Share = 1.0,
         window: int = 8,
         weights: Path | None = None,
         fresh: list[str] | None = None,
         anew: list[str] | None = None,
-        compile: bool = False,
+        tune: Tuning | None = None,
+        compile: bool | str = False,
         shard_above: int = 1_000_000,
     ):
         super().__init__(network, metrics, window)
-        self.optimizer, self.scheduler = optimizer, scheduler
+        self.optimizer, self.scheduler, self.shard_above = optimizer, scheduler, shard_above
+        self.weights = weights
         self.lr_scale, self.no_decay, self.layer_decay = lr_scale or {}, no_decay or [], layer_decay
-        self.shard_above = shard_above
         self.chooser: Chooser | None = None
-        self.optimization: Continuation | None = None
-        self._continued: dict[str, Any] | None = None  # what the checkpoint says of its optimizer
         self._items: list[str] = []  # what this rank has seen since the last optimizer step
         self.strict_loading = False  # `on_load_checkpoint` checks, as it knows what is left out on purpose
         self._anew = values_of(network, anew or [])
+        if tune is not None and tune.saved(network):
+            tune.insert(network)
         if weights is not None:
             start_from(network, weights, fresh or [])
+        if tune is not None:
+            tune.apply(network)
         if compile:
-            network.compile()
+            network.compile(backend="inductor" if compile is True else compile)
 
     def setup(self, stage: str) -> None:
         """Refuse to fit without a loss; start anew what should."""
         self.seed = torch.initial_seed() % 2**31  # every step draws from (seed, epoch, batch): resume is exact
         super().setup(stage)
         if stage == "fit" and not self.objectives:
-            raise ValueError(
-                "fit needs a loss: add an entry to `objectives`, e.g. --objectives.mask callbacks.DiceFocal"
-            )
+            raise ValueError("fit needs a loss: add one to `objectives`, e.g. --objectives.mask callbacks.DiceFocal")
         if stage == "predict" and self.network.oracle:
             raise ValueError(
                 f"predict: the network is fed an {self.network.oracle}, a part of the answer; train and run it without"
             )
         self.ask_data(stage)
-        self.chooser = find_chooser(self.network, self.objectives) if stage == "fit" else None
         if stage == "fit":
+            self.chooser = find_chooser(self.network, self.objectives)
             self.start_anew()
 
     def start_anew(self) -> None:
         """Give what should start anew its own initial values back; a checkpoint to continue from comes later."""
-        self.network.load_state_dict(self._anew, strict=False)
+        own = self.network.state_dict().keys()
+        kept = {key if key in own else inside_adapter(key): value for key, value in self._anew.items()}
+        self.network.load_state_dict(kept, strict=False)
 
     def configure_model(self) -> None:
         """Spread the parameters where the strategy wants that."""
@@ -175,27 +184,3 @@ class RVOSModule(Evaluation):
     def on_train_start(self) -> None:
         """Tell the schedule how long it is; not earlier, as asking makes Lightning open the data before it resumes."""
         self.optimization.start(self.trainer.estimated_stepping_batches)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the optimizer's settings, to be compared when the run goes on."""
-        if self.optimization is not None:
-            checkpoint[KEY] = self.optimization.record()
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Only keys that cannot be had again: frozen parts that came from a file stay out, under every strategy."""
-        state = super().state_dict(*args, **kwargs)
-        prefixes = tuple(f"network.{prefix}" for prefix in reproducible_prefixes(self.network))
-        return {key: value for key, value in state.items() if not key.startswith(prefixes)}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse another system's checkpoint; a sharded strategy has checked and loaded the weights by itself.
-
-        Raises:
-            WeightsError: names the first keys on both sides.
-            ValueError: another optimizer, schedule or other parameter groups.
-        """
-        self._continued = checkpoint.get(KEY)
-        if self.optimization is not None and self._continued is not None:
-            self.optimization.compare(self._continued)
-        if "state_dict" in checkpoint:
-            complete(checkpoint["state_dict"], super().state_dict(), self.network, "network.")

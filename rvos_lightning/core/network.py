@@ -6,6 +6,7 @@ import torch
 
 from rvos_lightning.core.seams import Adapter, Memory, Network, Prompter, Segmenter
 from rvos_lightning.core.types import Clip, Prediction, State
+from rvos_lightning.parts.layers.linear import through_onednn
 
 
 class PromptedSegmenter(Network):
@@ -31,6 +32,7 @@ class PromptedSegmenter(Network):
         adapter.fit_to(segmenter)
         prompter.fit_to(segmenter, adapter)
         memory.fit_to(segmenter, adapter)
+        through_onednn(self)
 
     def forward(self, clip: Clip, state: State | None = None) -> Prediction:
         """Segment one window; see `seams.Network`."""
@@ -45,6 +47,6 @@ class PromptedSegmenter(Network):
         if self.prompter.once_per_video and prediction.state is not None:
             prediction.state.prompt = prompt
         if self.adapter.looks_back and prediction.state is not None and not self.training:
-            seen = clip.frames if clip.past is None else torch.cat([clip.past, clip.frames], 1)
+            seen = clip.frames if clip.past is None else torch.cat([clip.past, clip.frames], 1)  # type: ignore[list-item]
             prediction.state.past = seen[:, -self.adapter.looks_back :]
         return replace(prediction, prompt=prompt)

@@ -10,6 +10,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from rvos_lightning.core.bounds import Share
+
 
 def param_groups(
     module: nn.Module,
@@ -153,7 +155,7 @@ class WarmupCosine(Schedule):
         ValueError: total is below 1, warmup negative or final not between 0 and 1.
     """
 
-    def __init__(self, optimizer: Optimizer, total: int | None = None, warmup: float = 0, final: float = 0.0):
+    def __init__(self, optimizer: Optimizer, total: int | None = None, warmup: float = 0, final: Share = 0.0):
         if warmup < 0:
             raise ValueError(f"model.scheduler.warmup is {warmup} steps; give 0 or more")
         if not 0 <= final <= 1:

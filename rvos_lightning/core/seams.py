@@ -1,4 +1,4 @@
-"""The five abstract modules a network is composed of, and the one abstract callback that scores it.
+"""The five abstract modules a network is composed of.
 
 Abstract classes, not protocols: the command line then refuses a part of the wrong kind by name. A part, or a data
 module, that stands on other people's code, weights or data names their terms in a class attribute `licence`, which the
@@ -8,14 +8,13 @@ start table shows.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Self, TypeVar
+from typing import TypeVar
 
-import torch
 from jaxtyping import Float, Int
-from lightning.pytorch import Callback
 from torch import Tensor, nn
+from typing_extensions import Self
 
-from rvos_lightning.core.types import Batch, Candidates, Clip, Features, Prediction, Prompt, SegmentedWindow, State
+from rvos_lightning.core.types import Candidates, Clip, Features, Prediction, Prompt, State
 
 Pyramid = tuple[Float[Tensor, "_images _c _h _w"], ...]
 """Feature maps of one image batch, fine to coarse; levels of stages before a hook that adds images hold fewer."""
@@ -191,7 +190,7 @@ class Part(nn.Module, ABC):
         needs: the capability it needs of the segmenter.
     """
 
-    needs: type[Segmenter] = Segmenter
+    needs: type[Segmenter] = Segmenter  # type: ignore[type-abstract]
 
     def fit_to(self, segmenter: Segmenter, adapter: "Adapter | None" = None) -> Self:
         """Build the layers whose widths the segmenter decides, and return the part; refuse what cannot fit.
@@ -208,7 +207,7 @@ class Part(nn.Module, ABC):
         if not isinstance(segmenter, self.needs):
             raise ValueError(
                 f"{type(self).__name__} needs a {self.needs.__name__}, which {type(segmenter).__name__} is not "
-                f"({self.needs.__doc__.splitlines()[0].rstrip('.')}): change model.network.segmenter or this part"
+                f"({str(self.needs.__doc__).splitlines()[0].rstrip('.')}): change model.network.segmenter or this part"
             )
         return self
 
@@ -273,89 +272,9 @@ def agreed(flag: str, given: Width | Sequence[int] | None, found: Width | None, 
     if found is None:
         if wanted is None:
             raise ValueError(f"--model.network.{flag} is null, and {name} does not know it: give a number")
-        return wanted
+        return wanted  # type: ignore[return-value]
     if wanted not in (None, found):
         raise ValueError(
             f"--model.network.{flag} is {wanted}, {name} has {found}: leave it out (null asks {name}) or change either"
         )
     return found
-
-
-class Objective(Callback, ABC):
-    """A loss that Lightning can see: a callback the module consults in `training_step`.
-
-    No parameters (they would never be updated) and no state (derive schedules from `global_step`).
-
-    Attributes:
-        in_validation: also consulted in validation, where predictions come window by window.
-    """
-
-    in_validation = False
-
-    @abstractmethod
-    def terms(self, batch: Batch, prediction: Prediction) -> dict[str, Float[Tensor, ""]]:
-        """Named, already weighted scalars, each attached to the graph even when nothing contributes."""
-
-
-class Chooser(Objective):
-    """The loss of a `ChoosingNetwork`: it also says which candidates match the targets."""
-
-    @abstractmethod
-    def choose(self, batch: Batch, candidates: Candidates) -> Int[Tensor, "layers batch"]:
-        """The query to refine for each item at each decoder layer; called without gradients, in the forward pass.
-
-        Ranks must not wait for each other here: this runs inside the network.
-        """
-
-    def bound(self, batch: Batch) -> Choose:
-        """`choose` with the batch inside, as a network may call it."""
-
-        def choose(candidates: Candidates) -> Int[Tensor, "layers batch"]:
-            with torch.no_grad():
-                chosen = self.choose(batch, candidates)
-            if chosen.shape != candidates.logits.shape[:2] or chosen.dtype != torch.int64:
-                layers, items = candidates.logits.shape[:2]
-                raise ValueError(
-                    f"{type(self).__name__}.choose returned {chosen.dtype} of shape {tuple(chosen.shape)}, where the "
-                    f"network has {layers} layers and {items} items: return int64 [layers, items]"
-                )
-            return chosen
-
-        return choose
-
-
-def find_chooser(network: Network, objectives: Sequence[Objective]) -> Chooser | None:
-    """The objective that chooses for `network` in training; None for a network that asks nothing.
-
-    Raises:
-        ValueError: the network asks and no objective, or more than one, answers; or an objective that nobody asks.
-    """
-    choosers = [objective for objective in objectives if isinstance(objective, Chooser)]
-    asks = isinstance(network, ChoosingNetwork)
-    if len(choosers) != asks:
-        names = ", ".join(type(chooser).__name__ for chooser in choosers) or "none"
-        raise ValueError(
-            f"{type(network).__name__} refines what exactly one objective chooses; choosing objectives: {names}"
-            if asks
-            else f"objectives {names} choose among a network's candidates, but {type(network).__name__} shows none: "
-            "remove them"
-        )
-    return choosers[0] if asks else None
-
-
-class MaskSink(Callback, ABC):
-    """Receives masks window by window in validation, test and prediction, so that nothing long is ever held.
-
-    `RVOSModule` hands every window of a video, in order, to each sink among the trainer's callbacks. Windows of
-    one video arrive together; the last has `clip.meta[i].positions[-1] == last`.
-    """
-
-    @abstractmethod
-    def write(self, stage: str, window: SegmentedWindow, last: bool) -> None:
-        """Take one window.
-
-        Args:
-            stage: "val", "test" or "predict".
-            window: frames at network size, masks at the targets' or the original size.
-            last: True on the video's final window.
-        """

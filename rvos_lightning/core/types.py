@@ -8,54 +8,13 @@ counts items (an expression or an object of some video); `Clip.video` says which
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-Device = torch.device | str | int
-Moved = TypeVar("Moved", bound="_Movable")
-
-
-class LazyTensor(ABC):
-    """A tensor whose time axis (axis 1) is read on demand, so that long videos never lie whole in memory.
-
-    `lazy[:, a:b]` reads and returns an ordinary tensor on the device last given to `to`.
-    """
-
-    @property
-    @abstractmethod
-    def shape(self) -> tuple[int, ...]:
-        """The shape the whole tensor would have."""
-
-    @abstractmethod
-    def __getitem__(self, key: tuple[slice, slice]) -> Tensor:
-        """Read `[:, start:stop]`."""
-
-    @abstractmethod
-    def to(self, device: Device, non_blocking: bool = False) -> "LazyTensor":
-        """The same source, delivering to another device."""
-
-
-class _Movable:
-    """Moves every tensor field of a frozen dataclass; Lightning needs `.to` on frozen dataclasses."""
-
-    def to(self: Moved, device: Device, non_blocking: bool = False) -> Moved:
-        """A copy whose tensors live on `device`."""
-        return self._map(lambda value: value.to(device, non_blocking=non_blocking), LazyTensor)
-
-    def pin_memory(self: Moved) -> Moved:
-        """A copy whose tensors lie in page-locked memory (the data loader calls this)."""
-        return self._map(lambda value: value.pin_memory())
-
-    def _map(self: Moved, change: Any, *also: type) -> Moved:
-        changed = {}
-        for entry in fields(self):  # type: ignore[arg-type]
-            value = getattr(self, entry.name)
-            if isinstance(value, Tensor | _Movable) or (also and isinstance(value, also)):
-                changed[entry.name] = change(value)
-        return replace(self, **changed)  # type: ignore[type-var]
+from rvos_lightning.core.movable import Device, LazyTensor, Movable
 
 
 @dataclass(frozen=True)
@@ -73,6 +32,7 @@ class Facts:
         reference: identifier of the referred object that several sentences share (refer API).
         proposal: a mask without an object of its own (DAVIS unsupervised).
         fps: frames a second of the source film.
+        spans: first and last position of each stretch in which the object is said to be there (YoURVOS).
     """
 
     object: int | None = None
@@ -85,6 +45,11 @@ class Facts:
     reference: int | None = None
     proposal: bool | None = None
     fps: float | None = None
+    spans: tuple[tuple[int, int], ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.spans is not None:  # JSON makes lists of tuples
+            object.__setattr__(self, "spans", tuple(map(tuple, self.spans)))
 
     def known(self) -> dict[str, Any]:
         """The facts that are known, by name; `Facts(**facts.known())` is the same again."""
@@ -123,7 +88,7 @@ class ClipMeta:
 
 
 @dataclass(frozen=True)
-class UserPrompt(_Movable):
+class UserPrompt(Movable):
     """What a user does on one frame for one item: clicks, a box (labels 2 and 3), or a mask.
 
     Attributes:
@@ -158,18 +123,23 @@ class User(ABC):
     def correct(self, item: int, frame: int, mask: Float[Tensor, "height width"]) -> UserPrompt | None:
         """An answer to predicted mask logits on a frame (position in the video); None when content."""
 
+    def said(self, item: int) -> Sequence["UserPrompt"]:
+        """What was given so far, for pictures."""
+        return ()
+
     def revisit(self, masks: Float[Tensor, "batch time height width"]) -> dict[int, int]:
         """After a pass over the whole video: item -> frame to correct next; empty when content."""
         return {}
 
 
 @dataclass(frozen=True)
-class Clip(_Movable):
+class Clip(Movable):
     """What a network may look at.
 
     Attributes:
-        frames: RGB in [0, 1]; each network normalises for itself. Padded right and bottom with zeros;
-            `meta[i].size` gives the picture's size. Lazy only in inference; `window` reads it.
+        frames: RGB in [0, 1] for a network, which normalises for itself; uint8 from a loader, see `floating`. Padded
+            right and bottom with zeros; `meta[i].size` gives the picture's size. Lazy only in inference; `window`
+            reads it.
         video: index into the video axis of `frames` for every item.
         expressions: one per item; None for promptable-VOS items.
         user: answers with clicks, boxes or masks; None for referring items.
@@ -179,12 +149,12 @@ class Clip(_Movable):
         meta: one per item.
     """
 
-    frames: Float[Tensor, "video time 3 height width"] | LazyTensor
+    frames: Float[Tensor, "video time 3 height width"] | UInt8[Tensor, "video time 3 height width"] | LazyTensor
     video: Int[Tensor, "batch"]
     expressions: list[str] | None
     meta: list[ClipMeta]
     user: User | None = None
-    context: Float[Tensor, "video few 3 height width"] | None = None
+    context: Float[Tensor, "video few 3 height width"] | UInt8[Tensor, "video few 3 height width"] | None = None
     past: Float[Tensor, "video past 3 height width"] | None = None
     context_positions: tuple[tuple[int, ...], ...] | None = None
 
@@ -203,14 +173,23 @@ class Clip(_Movable):
         return replace(self, frames=self.frames[:, start:stop], meta=meta)
 
     def floating(self, dtype: torch.dtype) -> "Clip":
-        """The same clip with its pictures in a network's own precision; lazy frames are converted window by window."""
+        """The same clip with its pictures in a network's own precision; lazy frames are converted window by window.
+
+        Grey levels (uint8), which loaders hand out, become values in [0, 1] here, on the device.
+        """
         pictures = {"frames": self.frames, "context": self.context, "past": self.past}
-        changed = {name: value.to(dtype) for name, value in pictures.items() if isinstance(value, Tensor)}
+        changed: dict[str, Any] = {
+            name: _in_unit(value).to(dtype) for name, value in pictures.items() if isinstance(value, Tensor)
+        }
         return replace(self, **changed)
 
 
+def _in_unit(pictures: Tensor) -> Tensor:
+    return pictures.float() / 255 if pictures.dtype == torch.uint8 else pictures
+
+
 @dataclass(frozen=True)
-class Targets(_Movable):
+class Targets(Movable):
     """Ground truth, never shown to a network.
 
     Attributes:
@@ -234,7 +213,8 @@ class Targets(_Movable):
     def window(self, start: int, stop: int) -> "Targets":
         """The frames `start` to `stop` (exclusive), read into memory, without single objects."""
         every = {e.name: getattr(self, e.name) for e in fields(self) if not e.name.startswith("instance")}
-        return Targets(**{name: None if value is None else value[:, start:stop] for name, value in every.items()})
+        read: dict[str, Any] = {n: None if value is None else value[:, start:stop] for n, value in every.items()}
+        return Targets(**read)
 
 
 class Batch:

@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from rvos_lightning.data.module import VideoDataModule
-from rvos_lightning.data.reader import DataError, Reader
+from rvos_lightning.data.errors import in_words
+from rvos_lightning.data.reader import Reader
+from rvos_lightning.data.shared_pictures import Pictures
+from rvos_lightning.data.video_data import VideoData
 
 
-class DiskData(VideoDataModule):
+class DiskData(VideoData):
     """Splits by name, opened by a reader.
 
     A subclass states the reader, the usual splits, and the options that its reader has besides.
@@ -21,7 +23,7 @@ class DiskData(VideoDataModule):
         root: the data set's folder.
         splits: of the data set, for training, validation, test and prediction; None for none.
         options: what the reader is told besides root and split.
-        kwargs: see `VideoDataModule`.
+        kwargs: see `VideoData`.
     """
 
     opens: type[Reader]
@@ -32,6 +34,7 @@ class DiskData(VideoDataModule):
     ) -> None:
         super().__init__(**kwargs)
         self.root, self.options = Path(root).expanduser(), options or {}
+        self._judged: list[Pictures] | None = None
         self.splits = dict(zip(("train", "val", "test", "predict"), splits, strict=True))
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -41,18 +44,21 @@ class DiskData(VideoDataModule):
 
     def open(self, split: str) -> Reader:
         """The reader of a split of this data set."""
-        try:
-            return self.opens(self.root, split, **self.options)
-        except DataError:
-            raise
-        except (TypeError, KeyError, IndexError, AttributeError, ValueError, OverflowError, RecursionError) as error:
-            # readers name file and field; this is the net below them, for kinds that nobody has seen yet
-            raise DataError(
-                f"{self.root}: the annotation files of split {split} hold something of another kind than their layout "
-                f"has ({type(error).__name__}: {str(error)[:120]}). Compare them with the layout, or get them again."
-            ) from error
+        what = f"{self.root}: the annotation files of split {split} hold something of another kind"
+        with in_words(f"{what} than their layout has", "Compare them with the layout, or get them again."):
+            return self.make(split)
+
+    def make(self, split: str) -> Reader:
+        """Calls the reader; a data set whose splits have several replaces this."""
+        return self.opens(self.root, split, **self.options)
+
+    def judged_pictures(self) -> list[Pictures]:
+        """See `VideoData.judged_pictures`; the files are read once."""
+        if self._judged is None:
+            self._judged = self.opens.judged_pictures(self.root, **self.options)
+        return self._judged
 
     def reader(self, split: Literal["train", "val", "test", "predict"]) -> Reader | None:
-        """See `VideoDataModule.reader`."""
+        """See `VideoData.reader`."""
         name = self.splits[split]
         return None if name is None else self.open(name)

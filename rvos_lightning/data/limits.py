@@ -1,16 +1,18 @@
 """Every limit on what a file may declare, in one place; checked before memory is taken.
 
-A small file can ask for any amount of memory. What a sound data set needs lies far below these numbers; for one that
-needs more, set the environment variable that the error names, e.g. `export RVOS_PICTURE_PIXELS=400000000`.
+A small file can ask for any amount of memory. What a sound data set needs lies far below these numbers. For one that
+needs more every verb takes a flag, which a configuration file may hold, too: `--limits.picture_pixels 400000000`. In
+Python, set the environment variable, `RVOS_PICTURE_PIXELS=400000000`; the flag does the same for one command.
 """
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from rvos_lightning.data.reader import DataError
+from rvos_lightning.data.errors import DataError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -19,6 +21,8 @@ LIMITS: dict[str, tuple[int, str]] = {
     "picture_pixels": (100_000_000, "pixels of one picture or mask"),
     "zip_member_bytes": (1 << 30, "bytes of one file in a zip, unpacked"),
     "zip_members": (20_000_000, "files in one zip"),
+    "tar_member_bytes": (1 << 30, "bytes of one file in a tar"),
+    "tar_members": (20_000_000, "files in one tar"),
     "hdf5_values": (1 << 28, "values of one field of an HDF5 or MATLAB file"),
     "video_frames": (1_000_000, "frames that a table gives one video"),
     "rle_bytes": (1 << 24, "bytes of one run-length mask"),
@@ -34,7 +38,7 @@ POLYGON_MARGIN = 4
 
 
 def limit(name: str) -> int:
-    """A limit, as the environment sets it.
+    """A limit, as a flag or the environment sets it.
 
     Raises:
         DataError: the variable holds no positive number.
@@ -42,10 +46,7 @@ def limit(name: str) -> int:
     given = os.environ.get(variable(name))
     if given is None:
         return LIMITS[name][0]
-    try:
-        value = int(float(given))
-    except (ValueError, OverflowError):
-        value = 0
+    value = _number(given)
     if value < 1:
         raise DataError(f"{variable(name)}={given}: expected a number from 1 ({LIMITS[name][1]})")
     return value
@@ -54,6 +55,46 @@ def limit(name: str) -> int:
 def variable(name: str) -> str:
     """The environment variable that sets a limit."""
     return f"RVOS_{name.upper()}"
+
+
+def raised_by(name: str, value: object) -> str:
+    """How a limit is raised, for messages."""
+    return f"--limits.{name} {value} (in Python: export {variable(name)}={value})"
+
+
+@contextmanager
+def raised(given: Mapping[str, Any]) -> Iterator[None]:
+    """Other limits for a while, in this process and those it starts.
+
+    Args:
+        given: name -> number.
+
+    Raises:
+        DataError: no such limit, or no positive number.
+    """
+    before = {variable(name): os.environ.get(variable(name)) for name in given}
+    for name, value in given.items():
+        if name not in LIMITS:
+            near = get_close_matches(name, LIMITS, n=3, cutoff=0.4)
+            hint = f"\n  nearest   {', '.join(near)}" if near else ""
+            raise DataError(f"no limit {name!r}\n  expected  one of: {', '.join(LIMITS)}{hint}")
+        if _number(value) < 1:
+            raise DataError(f"wrong value for limits.{name}\n  value     {value}\n  expected  a number from 1")
+    try:
+        os.environ.update({variable(name): str(_number(value)) for name, value in given.items()})
+        yield
+    finally:
+        for key, value in before.items():
+            os.environ.pop(key, None)
+            os.environ.update({} if value is None else {key: value})
+
+
+def _number(value: Any) -> int:
+    """A whole number from what somebody typed; 0 for what is none."""
+    try:
+        return int(float(value))
+    except (ValueError, OverflowError, TypeError):
+        return 0
 
 
 def within(name: str, value: int, place: str) -> None:
@@ -66,7 +107,7 @@ def within(name: str, value: int, place: str) -> None:
     if value > most:
         raise DataError(
             f"{place}: declares {value:,} {LIMITS[name][1]}, more than {most:,}. "
-            f"The file is damaged; if it is meant: export {variable(name)}={value}"
+            f"The file is damaged; if it is meant: {raised_by(name, value)}"
         )
 
 
@@ -90,7 +131,7 @@ def open_picture(data: bytes, place: str) -> Iterator["Image.Image"]:
     except Image.DecompressionBombError as error:
         raise DataError(
             f"{place}: declares more than {limit('picture_pixels'):,} pixels. "
-            f"The file is damaged; if it is meant: export {variable('picture_pixels')}=NUMBER"
+            f"The file is damaged; if it is meant: {raised_by('picture_pixels', 'NUMBER')}"
         ) from error
     except (OSError, SyntaxError, ValueError, IndexError, TypeError, EOFError, OverflowError) as error:
         raise DataError(f"{place}: {no_picture(data, error)}") from error

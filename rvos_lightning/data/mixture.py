@@ -1,5 +1,6 @@
 """Several data sets as one, in given proportions."""
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -9,10 +10,11 @@ from torch.utils.data import Dataset
 
 from rvos_lightning.core.types import Batch
 from rvos_lightning.data.clips.clips import EvaluationBatches, TrainClips
+from rvos_lightning.data.clips.sample import ClipSample
 from rvos_lightning.data.clips.sampler import Draw, ResumableLoader, rank_and_world
-from rvos_lightning.data.clips.transforms import ClipSample
-from rvos_lightning.data.module import Split, VideoDataModule
 from rvos_lightning.data.reader import DataError, Reader
+from rvos_lightning.data.shared_pictures import Pictures
+from rvos_lightning.data.video_data import Split, VideoData
 from rvos_lightning.metrics.rows import FrameRows
 
 
@@ -65,6 +67,26 @@ class MixedClips(Dataset):
         return clips[Draw(draw.epoch, int(sample[draw.index]) + len(clips) * draw.index, draw.batch_seed)]
 
 
+def facts_of(data: VideoData, clips: TrainClips | None, judged: Reader | None) -> dict[str, Any]:
+    """One data set in a row of the table at the start of a run.
+
+    Args:
+        data: the data set.
+        clips: what is trained on; None: nothing of it.
+        judged: what it is validated on; None: nothing of it.
+    """
+    train = None if clips is None else data.read("train")
+    height, width = data.framing.size
+    return {
+        "class": type(data).__name__,
+        "videos": 0 if train is None else len(train.videos),
+        "items": 0 if train is None else len(train.items),
+        "samples": 0 if clips is None else len(clips),
+        "clip": f"{data.clip_length} x {width}x{height}, {data.framing.resize}",
+        "validated on": "-" if judged is None else f"{len(judged.items)} items of {judged.split}, as {judged.name}",
+    }
+
+
 class Several(Dataset):
     """Evaluation batches of several data sets, one after the other."""
 
@@ -80,6 +102,11 @@ class Several(Dataset):
         return self.parts[part][index - int(self.ends[part - 1] if part else 0)]
 
     @property
+    def frames(self) -> list[int]:
+        """See `EvaluationBatches.frames`."""
+        return [count for part in self.parts for count in part.frames]
+
+    @property
     def costs(self) -> list[float]:
         """See `EvaluationBatches.costs`."""
         return [cost for part in self.parts for cost in part.costs]
@@ -90,11 +117,11 @@ class Several(Dataset):
         return any(part.lazy for part in self.parts)
 
 
-class Mixture(VideoDataModule):
+class Mixture(VideoData):
     """Trains on several data sets in given proportions; each keeps its own clip length, size, rules and augmentation.
 
-    Of the arguments it shares with every data module, batch size, simulated user, workers and seed are its own; the
-    others belong to the sources.
+    Of the arguments it shares with every data module, batch size, simulated user, workers, seed and what to do about
+    shared pictures are its own; the others belong to the sources.
 
     Args:
         sources: name -> data module.
@@ -103,12 +130,12 @@ class Mixture(VideoDataModule):
         one_source_a_batch: a batch, over all ranks, holds clips of one source (sizes and lengths may differ between
             sources); otherwise sources mix inside a batch.
         evaluate: names of the sources to validate, test and predict on; None: all that can.
-        kwargs: see `VideoDataModule`.
+        kwargs: see `VideoData`.
     """
 
     def __init__(
         self,
-        sources: dict[str, VideoDataModule],
+        sources: dict[str, VideoData],
         weights: dict[str, float] | None = None,
         epoch_length: int | None = None,
         one_source_a_batch: bool = True,
@@ -142,6 +169,26 @@ class Mixture(VideoDataModule):
         """
         raise DataError("a mixture has no reader of its own: ask its sources")
 
+    @property
+    def trained(self) -> list[str]:
+        """Names of the sources with a positive weight."""
+        return [name for name in self.sources if self.weights is None or self.weights.get(name, 0) > 0]
+
+    def judged_pictures(self) -> list[Pictures]:
+        """Those of all sources."""
+        return [each for source in self.sources.values() for each in source.judged_pictures()]
+
+    def pictures(self, split: Split) -> list[Pictures]:
+        """Those of the sources that are trained on, or evaluated."""
+        names = self.trained if split == "train" else self.evaluate or self.sources
+        return [each for name in names for each in self.sources[name].pictures(split)]
+
+    def keep_out(self) -> None:
+        """No source is trained on what another is scored with."""
+        super().keep_out()
+        for source in self.sources.values():
+            source.kept_out |= self.kept_out
+
     def train_clips(self) -> MixedClips:
         """All sources with a positive weight, mixed.
 
@@ -149,37 +196,66 @@ class Mixture(VideoDataModule):
             DataError: one of them has no training split.
         """
         self.check()
-        used = [name for name in self.sources if self.weights is None or self.weights.get(name, 0) > 0]
-        clips = [self.sources[name].train_clips() for name in used]
-        sizes = [len(one) * self.sources[name].repeats for name, one in zip(used, clips, strict=True)]
-        weights = sizes if self.weights is None else [self.weights[name] for name in used]
+        self.keep_out()
+        clips = {name: self.sources[name].train_clips() for name in self.trained}
+        sizes = [len(one) * self.sources[name].repeats for name, one in clips.items()]
+        weights = sizes if self.weights is None else [self.weights[name] for name in clips]
         together = self.batch_size * rank_and_world()[1] if self.one_source_a_batch else 1
-        return MixedClips(clips, weights, self.epoch_length or sum(sizes), together, self.seed)
+        return MixedClips(list(clips.values()), weights, self.epoch_length or sum(sizes), together, self.seed)
 
-    def train_dataloader(self) -> ResumableLoader:
+    def train_dataloader(self, trainer: Any = None) -> ResumableLoader:
         """Batches in the order the mixture assigned: shuffling again would tear batches of one source apart."""
         clips = self.train_clips()
-        return self._training_loader(clips, len(clips), shuffle=False)
+        return self._training_loader(clips, len(clips), shuffle=False, trainer=trainer)
 
     def read(self, split: Split) -> Reader | None:
         """The first source's reader that has the split (whether there is one is all that is asked of a mixture)."""
         self.check()
-        readers = (self.sources[name].read(split) for name in self.evaluate or self.sources)
-        return next((reader for reader in readers if reader is not None), None)
+        return next(iter(self.evaluated(split).values()), None)
+
+    def evaluated(self, split: Split) -> dict[str, Reader]:
+        """Readers of the evaluated sources that have the split, by source.
+
+        Two of one name (two folders of one's own, say) take their sources' names, so that their scores stay apart.
+        """
+        names = self.evaluate or self.sources
+        found = {name: reader for name in names if (reader := self.sources[name].read(split)) is not None}
+        counts = Counter(reader.name for reader in found.values())
+        for name, reader in found.items():
+            if counts[reader.name] > 1:
+                reader.name = name
+        return found
 
     def metrics(self, split: Split) -> dict[str, FrameRows]:
-        """One metric where all evaluated sources share a protocol, else one a source, as `<score>/<source>`."""
-        readers = [self.sources[name].read(split) for name in self.evaluate or self.sources]
-        found = {reader.name: reader.protocol() for reader in readers if reader is not None}
+        """One metric where all evaluated sources share a protocol, else one a source; scores as `<score>/<source>`.
+
+        A shared one also averages over all sources together.
+        """
+        found = {reader.name: reader.protocol() for reader in self.evaluated(split).values()}
         if len({metric.rule for metric in found.values()}) <= 1:
+            for metric in found.values():
+                metric.by_source = len(found) > 1
             return {metric.headline: metric for metric in found.values()}
         for name, metric in found.items():
             metric.only = name
         return {f"{metric.headline}_{name}".replace(".", "_"): metric for name, metric in found.items()}
 
+    def shares(self) -> dict[str, dict[str, Any]]:
+        """What each source gives: training samples, its share of an epoch, and what of it is validated on."""
+        mixed = self.train_clips()
+        names = self.evaluate or self.sources
+        judged = {name: reader for name in names if (reader := self.sources[name].opened("val")) is not None}
+        rows = {}
+        for name in self.sources:
+            place = self.trained.index(name) if name in self.trained else None
+            rows[name] = facts_of(self.sources[name], None if place is None else mixed.clips[place], judged.get(name))
+            rows[name]["share"] = 0.0 if place is None else float(mixed.shares[place])
+            rows[name]["samples an epoch"] = round(rows[name]["share"] * len(mixed))
+        return rows
+
     def evaluation_batches(self, split: Split) -> Several | None:
         """Batches of all evaluated sources that have the split."""
         self.check()
-        found = [self.sources[name].evaluation_batches(split) for name in self.evaluate or self.sources]
+        found = [self.sources[name].evaluation_batches(split) for name in self.evaluated(split)]
         parts = [part for part in found if part is not None]
         return Several(parts) if parts else None

@@ -1,9 +1,10 @@
 """What is wrong with data on disk, in the same words for a reader that refuses and for the doctor that lists."""
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from rvos_lightning.data.reader import DataError
+from rvos_lightning.data.errors import DataError
 
 SHOWN = 5  # problems spelled out in an error before "and N more"
 
@@ -54,6 +55,15 @@ def refuse_if(problems: Iterable[Problem]) -> None:
     blocking = [problem for problem in problems if problem.blocks]
     if blocking:
         raise Refused(blocking)
+
+
+def told(problems: Iterable[Problem]) -> list[Problem]:
+    """The problems, after `refuse_if`; those that block nothing are warnings, for data that nobody has published."""
+    found = list(problems)
+    refuse_if(found)
+    for problem in found:
+        warnings.warn(f"{problem.place}: {problem.what}. {problem.remedy}", stacklevel=2)
+    return found
 
 
 def blocks_of(split: str) -> tuple[str, ...]:

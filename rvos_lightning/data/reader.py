@@ -7,14 +7,18 @@ clips, sizes, epochs or augmentation. One small file a layout.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 
 from rvos_lightning.core.types import ClipMeta, Facts
+from rvos_lightning.data.errors import DataError as DataError
+from rvos_lightning.data.problems import Problem
+from rvos_lightning.data.shared_pictures import Pictures
 from rvos_lightning.metrics.expressions import JAndF
 from rvos_lightning.metrics.layouts import LAYOUTS, Layout
 from rvos_lightning.metrics.rows import FrameRows
@@ -93,6 +97,7 @@ class Reader(ABC):
         counts: published numbers of its splits.
         licence: name and terms.
         besides: optional fields of `Targets` that `read_beside` knows.
+        pictures: of still images of COCO, the number that every data set knows them by, one a video; else empty.
     """
 
     protocol: Callable[[], FrameRows] = JAndF
@@ -100,11 +105,22 @@ class Reader(ABC):
     counts: Mapping[str, Count] = MappingProxyType({})
     licence: str = ""
     besides: tuple[str, ...] = ()
+    pictures: Sequence[int] = ()
 
     name: str
     split: str
     videos: Sequence[Video]
     items: Sequence[Item]
+
+    @classmethod
+    def judged_pictures(cls, root: Path, **options: Any) -> list[Pictures]:
+        """Of still images of COCO: the pictures of every split on disk but the training one, without opening any.
+
+        Args:
+            root: the data set's folder.
+            options: what the reader is told besides root and split.
+        """
+        return []
 
     @abstractmethod
     def read_frames(self, video: int, positions: Sequence[int]) -> UInt8[Tensor, "time 3 height width"]:
@@ -142,6 +158,10 @@ class Reader(ABC):
         """
         return None
 
+    def problems(self, fast: bool) -> Iterator[Problem]:
+        """What is wrong with this layout in particular; the doctor asks, before the checks common to all."""
+        return iter(())
+
     def item_videos(self) -> Int[np.ndarray, "items"]:
         """`Item.video` of every item; a reader with its own table answers without building the items."""
         return np.fromiter((item.video for item in self.items), dtype=np.int64, count=len(self.items))
@@ -155,7 +175,3 @@ def expected_items(reader: Reader) -> Iterator[ClipMeta]:
         positions = tuple(range(len(video.frames)))
         own = {"subsets": item.subsets, "facts": item.facts, "no_target": item.no_target}
         yield ClipMeta(video.id, item.id, tuple(video.frames), size, size, positions, reader.name, **own)
-
-
-class DataError(ValueError):
-    """Data on disk that cannot be used; the message names file, field and remedy."""

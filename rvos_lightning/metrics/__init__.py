@@ -1,4 +1,5 @@
-"""Metrics of masks: `j_and_f(prediction, truth)` of plain arrays, and one torchmetrics class a protocol.
+"""Metrics of masks: `j_and_f(prediction, truth)` of plain arrays, and one class a protocol, which
+`torch_metric.TorchMetric` makes a torchmetrics metric.
 
 Names are imported when first asked for, so that `--help` stays quick.
 """
@@ -12,6 +13,7 @@ _WHERE = {
     "DAVISUnsupervised": "assigned",
     "GRefCOCO": "images",
     "JAndF": "expressions",
+    "LVOS": "objects",
     "LongRVOS": "expressions",
     "MOSEv2": "mose",
     "MeViS": "expressions",
@@ -22,6 +24,7 @@ _WHERE = {
     "RefZOM": "images",
     "ReVOS": "revos",
     "SAV": "objects",
+    "YoURVOS": "expressions",
     "YouTubeVOS": "objects",
     "j_and_f": "region_boundary",
 }

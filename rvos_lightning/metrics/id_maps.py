@@ -23,9 +23,14 @@ def id_map_masks(window: SegmentedWindow, probable: bool = False) -> Bool[Tensor
             disputed pixel.
     """
     said = window.masks if window.logits is None or not probable else window.logits().float().sigmoid()
+    orders = [
+        sorted(items, key=lambda index: (number_of(window.meta[index], index), index))
+        for items in together(window.meta).values()
+    ]
+    if orders == [list(range(len(said)))]:
+        return merge_objects(said)
     merged = torch.zeros_like(window.masks)
-    for items in together(window.meta).values():
-        order = sorted(items, key=lambda index: (number_of(window.meta[index], index), index))
+    for order in orders:
         merged[order] = merge_objects(said[order])
     return merged
 
@@ -44,8 +49,10 @@ def together(meta: Sequence[ClipMeta]) -> dict[tuple[Any, ...], list[int]]:
 
 
 def merge_objects(masks: Tensor) -> Bool[Tensor, "objects time height width"]:
-    """Objects' masks or probabilities [objects, time, height, width] without overlap."""
+    """Objects' masks or probabilities [objects, time, height, width] without overlap; as they are if they have none."""
     if masks.dtype == torch.bool:
+        if masks.numel() == 0 or (len(masks) < 256 and masks.view(torch.uint8).sum(0, dtype=torch.uint8).max() <= 1):
+            return masks
         taken, merged = torch.zeros_like(masks[0]), torch.empty_like(masks)
         for mask, own in zip(masks, merged, strict=True):  # `cumsum` would count in eight bytes a pixel
             torch.logical_and(mask, ~taken, out=own)

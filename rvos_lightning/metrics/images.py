@@ -6,7 +6,9 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
+from torch.nn import functional
 
+from rvos_lightning.core.bounds import FromZero
 from rvos_lightning.core.types import SegmentedWindow, Targets
 from rvos_lightning.metrics.average_precision import mask_ap
 from rvos_lightning.metrics.overlap import (
@@ -25,15 +27,27 @@ EXTRA = ("no_target",)
 
 
 class OverlapRows(FrameRows):
-    """Metrics of overlap alone; every annotated frame of an item is a sample (an image is a video of one frame)."""
+    """Metrics of overlap alone; every annotated frame of an item is a sample (an image is a video of one frame).
+
+    Attributes:
+        canvas: side of the square to which masks and truth are brought first (nearest pixels); 0: original size.
+    """
 
     headline = "o_iou"
     columns = COUNTS + EXTRA
+    canvas = 0
+
+    def stated(self, rule: str) -> str:
+        """The rule, and on what canvas."""
+        return f"{rule}; on squares of {self.canvas} pixels" if self.canvas else rule
 
     def _count(self, window: SegmentedWindow, targets: Targets) -> Int64[Tensor, "frames columns"]:
         """`columns`, boundary counts 0; the flag is what the network's head said, -1 where it has none."""
         chosen = targets.annotated
-        counts = _overlap(pick(targets.masks, chosen), pick(window.masks, chosen))
+        truth, masks = pick(targets.masks, chosen), pick(window.masks, chosen)
+        if self.canvas:
+            truth, masks = squared(truth, self.canvas), squared(masks, self.canvas)
+        counts = _overlap(truth, masks)
         if window.no_target is not None:
             said = window.no_target.to(counts.device)
             counts[:, -1] = said.repeat_interleave(chosen.sum(1).to(counts.device))
@@ -50,18 +64,21 @@ class OverlapRows(FrameRows):
 class RefCOCO(OverlapRows):
     """RefCOCO, RefCOCO+, RefCOCOg: `o_iou` = sum I / sum U (others print it as cIoU), `m_iou`, `p@0.5` to `p@0.9`.
 
-    Every sentence of a split is a sample, at original size.
+    Every sentence of a split is a sample.
 
     Args:
         strict: count IoU above a threshold (ReferFormer, CRIS) instead of at least at it (LAVT, ReLA).
         empty: IoU of a sample with neither truth nor mask.
+        canvas: compare on squares of so many pixels, which weighs pictures otherwise: LAVT 480, DFAM's release 1024;
+            0: at original size (CRIS, LISA).
     """
 
-    def __init__(self, strict: bool = False, empty: float = 0.0) -> None:
+    def __init__(self, strict: bool = False, empty: float = 0.0, canvas: FromZero = 0) -> None:
         super().__init__()
-        self.strict, self.empty = strict, empty
+        self.strict, self.empty, self.canvas = strict, empty, canvas
         sign = ">" if strict else ">="
-        self.rule = f"RefCOCO: oIoU (= cIoU) = sum I / sum U, mIoU = mean over sentences, P@K: IoU {sign} K"
+        rule = f"RefCOCO: oIoU (= cIoU) = sum I / sum U, mIoU = mean over sentences, P@K: IoU {sign} K"
+        self.rule = self.stated(rule)
 
     def score(self, units: list[Unit]) -> dict[str, float]:
         """Scores over all samples."""
@@ -82,17 +99,18 @@ class GRefCOCO(OverlapRows):
 
     Args:
         empty_pixels: 1 = only an empty mask; the paper clears masks below 50 pixels of methods without a head.
+        canvas: compare on squares of so many pixels (ReLA: 480), on which `empty_pixels` counts; 0: original size.
     """
 
     headline = "g_iou"
 
-    def __init__(self, empty_pixels: int = 1) -> None:
+    def __init__(self, empty_pixels: FromZero = 1, canvas: FromZero = 0) -> None:
         super().__init__()
-        self.empty_pixels = empty_pixels
+        self.empty_pixels, self.canvas = empty_pixels, canvas
         self.rule = self._said_by("the no-target head, else by empty masks")
 
     def _said_by(self, whom: str) -> str:
-        return (
+        return self.stated(
             "gRefCOCO: gIoU = mean IoU over samples (no target on both sides 1), cIoU = sum I / sum U, N-acc and T-acc "
             f"by {whom}"
         )
@@ -129,9 +147,17 @@ class RefZOM(OverlapRows):
 
     A sample has no target where `ClipMeta.no_target` says so (source "zero"). A no-target head that says so clears the
     mask first; `acc_mask` is then what the masks alone would give.
+
+    Args:
+        canvas: compare on squares of so many pixels (DMMI: 480); 0: original size.
     """
 
-    rule = "Ref-ZOM: oIoU, mIoU, P@K over one-to-one and one-to-many samples, Acc over samples without target"
+    def __init__(self, canvas: FromZero = 0) -> None:
+        super().__init__()
+        self.canvas = canvas
+        self.rule = self.stated(
+            "Ref-ZOM: oIoU, mIoU, P@K over one-to-one and one-to-many samples, Acc over samples without target"
+        )
 
     def score(self, units: list[Unit]) -> dict[str, float]:
         """The two groups never mix."""
@@ -188,6 +214,11 @@ class A2D(OverlapRows):
         scores = np.concatenate([*(own for _, _, own in samples), np.zeros(0)])
         image = np.repeat(np.arange(len(samples)), [len(rows) for _, rows, _ in samples])
         return {**mask_ap(image, scores, *counts[:, [0, 1, 6, 7]].T), **values, "m_iou": mean(each.astype(np.float64))}
+
+
+def squared(masks: Bool[Tensor, "frames height width"], side: int) -> Bool[Tensor, "frames side side"]:
+    """Masks on a square; every pixel takes the nearest."""
+    return functional.interpolate(masks[:, None].to(torch.uint8), (side, side), mode="nearest-exact")[:, 0].bool()
 
 
 def stacked(units: list[Unit]) -> np.ndarray:

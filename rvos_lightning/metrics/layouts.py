@@ -11,7 +11,18 @@ from jaxtyping import UInt8
 from rvos_lightning.core.types import ClipMeta
 
 LayoutName = Literal[
-    "plain", "mevis", "revos", "long_rvos", "ref_youtube_vos", "ref_davis", "davis", "mose", "youtube_vos", "sav"
+    "plain",
+    "mevis",
+    "revos",
+    "long_rvos",
+    "yourvos",
+    "ref_youtube_vos",
+    "ref_davis",
+    "davis",
+    "lvos",
+    "mose",
+    "youtube_vos",
+    "sav",
 ]
 
 
@@ -42,11 +53,13 @@ LAYOUTS: dict[str, Layout] = {
     "mevis": Layout("{video}/{item}/{frame}.png", 255, "MeViS server: no folder above the videos"),
     "revos": Layout("{video}/{item}/{frame}.png", 1, "ReVOS scorer: 0/1, as 255 spoils A and R"),
     "long_rvos": Layout("{video}/{item}/{frame}.png", 255, "Long-RVOS scorer"),
+    "yourvos": Layout("{video}/{item}/{frame}.png", 255, "YoURVOS scorer"),
     "ref_youtube_vos": Layout("Annotations/{video}/{item}/{frame}.png", 255, "Ref-YouTube-VOS server"),
     "ref_davis": Layout(
         "anno_{annotator}/{video}/{position:05d}.png", 0, "Ref-DAVIS17 protocol A, DAVIS program", probable=True
     ),
     "davis": Layout("{video}/{frame}.png", 0, "DAVIS-2017 program"),
+    "lvos": Layout("{video}/{frame}.png", 0, "LVOS program"),
     "mose": Layout("{video}/{frame}.png", 0, "MOSE server"),
     "youtube_vos": Layout("Annotations/{video}/{frame}.png", 0, "YouTube-VOS server"),
     "sav": Layout("{video}/{item}/{frame}.png", 255, "SA-V scorer, one folder an object"),

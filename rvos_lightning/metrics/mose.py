@@ -9,9 +9,8 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from rvos_lightning.core.types import SegmentedWindow, Targets
-from rvos_lightning.metrics.objects import frames_of
 from rvos_lightning.metrics.region_boundary import COUNTS, boundary_measure
-from rvos_lightning.metrics.rows import FrameRows, Unit, mean, pick
+from rvos_lightning.metrics.rows import FrameRows, Unit, frames_of, mean, pick
 from rvos_lightning.metrics.shifted_planes import boundary_map
 
 EXTRA = ("match_gt_adaptive", "match_pred_adaptive", "capped")

@@ -1,16 +1,16 @@
-"""J&F averaged over objects: DAVIS-2017 semi-supervised, SA-V (and vos-benchmark), YouTube-VOS."""
+"""J&F averaged over objects: DAVIS-2017 semi-supervised, SA-V (and vos-benchmark), YouTube-VOS, LVOS."""
 
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
 from rvos_lightning.metrics.region_boundary import mean_recall_decay
-from rvos_lightning.metrics.rows import FrameRows, Unit, mean
+from rvos_lightning.metrics.rows import FrameRows, Unit, frames_of, mean
 
 STATISTICS = ("", "_recall", "_decay")
+KINDS = {"seen": True, "unseen": False}
 
 
 class ObjectRows(FrameRows):
@@ -106,11 +106,58 @@ class YouTubeVOS(ObjectRows):
 
     def score(self, units: list[Unit]) -> dict[str, float]:
         """Adds the four parts and their mean; NaN where a kind of category is missing."""
-        parts = {}
-        for name, seen in (("seen", True), ("unseen", False)):
-            own = [unit for unit in units if unit.facts.seen is seen]
-            parts |= {f"j_{name}": mean(mean(u.j) for u in own), f"f_{name}": mean(mean(u.f) for u in own)}
+        parts = seen_and_unseen(units, {"j": lambda unit: mean(unit.j), "f": lambda unit: mean(unit.f)})
         return {**super().score(units), "g": mean(parts.values()), **parts}
+
+
+class LVOS(FrameRows):
+    """LVOS v1 and v2 semi-supervised: an object's annotated frames but its first and last, mean over objects.
+
+    The first is the one that prompts it; annotated are those of its `frame_range`. J, F and the deviation V over time
+    are the mean of seen and unseen videos (`Facts.seen`), as LVOS's program prints them.
+    Scores: `j_and_f`, `j`, `f`, `v`, and each of the last three as `<score>_seen`, `<score>_unseen`.
+
+    Args:
+        unseen: videos are told apart; else the scores are plain means over objects, which the program does not print.
+    """
+
+    id_maps = True
+
+    def __init__(self, unseen: bool = True) -> None:
+        super().__init__()
+        self.unseen = unseen
+        over = "mean of seen and unseen videos" if unseen else "NOT OFFICIAL: no list of unseen videos, all as one"
+        self.rule = f"LVOS: mean over objects without their first and last frame; {over}"
+
+    def scored(self, units: list[Unit]) -> list[Unit]:
+        """Drops two frames an object."""
+        return [frames_of(unit, slice(1, -1)) for unit in units if len(unit.frames) > 2]
+
+    def score(self, units: list[Unit]) -> dict[str, float]:
+        """J, F and V of both kinds of videos, and their means."""
+        of = {"j": lambda unit: mean(unit.j), "f": lambda unit: mean(unit.f), "v": deviation}
+        if not self.unseen:
+            scores = {name: mean(value(unit) for unit in units) for name, value in of.items()}
+            return {"j_and_f": (scores["j"] + scores["f"]) / 2, **scores}
+        parts = seen_and_unseen(units, of)
+        scores = {name: (parts[f"{name}_seen"] + parts[f"{name}_unseen"]) / 2 for name in of}
+        return {"j_and_f": (scores["j"] + scores["f"]) / 2, **scores, **parts}
+
+    def row(self, unit: Unit) -> dict[str, Any]:
+        """Adds J&F and the deviation."""
+        row = super().row(unit)
+        return {**row, "v": deviation(unit), "j_and_f": (row["j"] + row["f"]) / 2}
+
+
+def deviation(unit: Unit) -> float:
+    """Standard deviation over time of (J + F) / 2; the variance is rounded to four decimals first, as in LVOS."""
+    return float(np.sqrt(np.round(np.var((unit.j + unit.f) / 2), 4)))
+
+
+def seen_and_unseen(units: list[Unit], scores: dict[str, Callable[[Unit], float]]) -> dict[str, float]:
+    """Means over the objects that training knows, and over the others; NaN where there is none."""
+    kinds = {name: [unit for unit in units if unit.facts.seen is seen] for name, seen in KINDS.items()}
+    return {f"{name}_{kind}": mean(map(of, own)) for kind, own in kinds.items() for name, of in scores.items()}
 
 
 def grouped(units: list[Unit], key: Any) -> Iterable[list[Unit]]:
@@ -124,9 +171,3 @@ def grouped(units: list[Unit], key: Any) -> Iterable[list[Unit]]:
 def _label(unit: Unit) -> int:
     label = unit.item if unit.facts.object is None else str(unit.facts.object)
     return int(label) if label.isdecimal() else 0
-
-
-def frames_of(unit: Unit, keep: np.ndarray) -> Unit:
-    """The unit with some of its frames only."""
-    cut = {name: getattr(unit, name)[keep] for name in ("frames", "counts", "j", "f", "scores")}
-    return replace(unit, **cut)

@@ -1,8 +1,8 @@
 """What every video metric keeps: integer rows per frame and facts per item, exact on any number of processes.
 
-A row is (item, other item, frame, proposal, counts...), with a confidence beside it. Rows are gathered, repeats dropped
-and everything sorted before a single division, so neither the number of processes nor the order of batches can change
-a digit.
+A row is (item, other item, frame, proposal, counts...), with a confidence beside it. Repeats are dropped and everything
+is sorted before a single division, so neither the number of processes (`metrics.torch_metric` gathers their rows) nor
+the order of batches can change a digit. No torchmetrics here: `score` starts without it.
 """
 
 import json
@@ -17,8 +17,6 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
 from rvos_lightning.core.types import ClipMeta, Facts, SegmentedWindow, Targets
 from rvos_lightning.metrics.id_maps import id_map_masks
@@ -75,8 +73,10 @@ class Unit:
         return {"source": self.source, "video": self.video, "item": self.item}
 
 
-class FrameRows(Metric, ABC):
+class FrameRows(ABC):
     """Base of all metrics of masks. `update` once a window of a video, `compute` once an evaluation.
+
+    Of one process; `TorchMetric` makes any of them a torchmetrics metric, whose processes share what they counted.
 
     Only frames with `targets.annotated` count. Repeats of one (source, video, item, frame) count once, whichever
     process saw them. Scores are fractions of 1 in float64, and for every name in `ClipMeta.subsets` (and "no_target")
@@ -88,17 +88,19 @@ class FrameRows(Metric, ABC):
         id_maps: the objects of a video share one map of numbers a frame, so all must come in one batch; where masks
             overlap, the lowest number keeps the pixel.
         nothing: no annotated frame was scored, as `compute` found.
+        by_source: each data set is a named subset, too.
         only: count windows of this data set alone, and name scores `<score>/<only>`; "" counts all.
         columns: names of the integers kept per frame.
+        rows: int64 [frames, columns], a tensor a window.
+        confidence: float64 [frames], beside them.
+        facts: uint8, lines of JSON.
     """
 
     rule: str = ""
     headline = "j_and_f"
     id_maps = False
     only: str = ""
-    higher_is_better = True
-    is_differentiable = False
-    full_state_update = False
+    by_source: bool = False
     columns: tuple[str, ...] = COUNTS
 
     rows: list[Tensor]
@@ -106,25 +108,16 @@ class FrameRows(Metric, ABC):
     facts: list[Tensor]
 
     def __init__(self) -> None:
-        super().__init__()
-        self.add_state("rows", [], dist_reduce_fx="cat")
-        self.add_state("confidence", [], dist_reduce_fx="cat")
-        self.add_state("facts", [], dist_reduce_fx="cat")
-        self._known: dict[tuple[str, str, str], int] = {}
-        self.remark, self.nothing = "", True
-        self._seed()
+        self.reset()
 
     def reset(self) -> None:
         """Forget everything."""
-        super().reset()
-        self._known = {}
-        self._seed()
-
-    def _seed(self) -> None:
-        """Typed empty states: a rank that sees nothing must still gather int64 rows, not torchmetrics' float ones."""
-        self.rows.append(torch.zeros(0, HEADS + len(self.columns), dtype=torch.int64, device=self.device))
-        self.confidence.append(torch.zeros(0, dtype=torch.float64, device=self.device))
-        self.facts.append(torch.zeros(0, dtype=torch.uint8, device=self.device))
+        self.remark, self.nothing = "", True
+        self._known: dict[tuple[str, str, str], int] = {}
+        # Typed although empty: a process that sees nothing must still gather int64 rows.
+        self.rows = [torch.zeros(0, HEADS + len(self.columns), dtype=torch.int64)]
+        self.confidence = [torch.zeros(0, dtype=torch.float64)]
+        self.facts = [torch.zeros(0, dtype=torch.uint8)]
 
     def update(self, window: SegmentedWindow) -> None:
         """Count one window that has targets.
@@ -174,7 +167,7 @@ class FrameRows(Metric, ABC):
                 subsets = dict.fromkeys((*entry.subsets, *(["no_target"] if entry.no_target else [])))
                 said = [self._known[name], *name, list(subsets), entry.facts.known(), entry.no_target]
                 text = torch.frombuffer(bytearray((json.dumps(said) + "\n").encode()), dtype=torch.uint8)
-                self.facts.append(text.to(self.device))
+                self.facts.append(text)
             keys.append(self._known[name])
         return keys
 
@@ -191,14 +184,13 @@ class FrameRows(Metric, ABC):
         where = chosen.cpu().nonzero().tolist()
         heads = [[keys[item], others[item], position_of(meta[item], frame), proposal] for item, frame in where]
         if heads:
-            self.rows.append(torch.cat([torch.tensor(heads).to(self.device), counts.to(self.device)], dim=1))
-            scores = torch.ones(len(heads)) if scores is None else scores
-            self.confidence.append(scores.double().to(self.device))
+            self.rows.append(torch.cat([torch.tensor(heads), counts.cpu()], dim=1))
+            self.confidence.append(torch.ones(len(heads)).double() if scores is None else scores.double().cpu())
 
     def units(self) -> list[Unit]:
         """Every item (or pair of items) with its frames, sorted by source, video and item; repeats dropped."""
         facts = self._facts()
-        rows, scores = dim_zero_cat(self.rows).cpu().numpy(), dim_zero_cat(self.confidence).cpu().numpy()
+        rows, scores = torch.cat(self.rows).numpy(), torch.cat(self.confidence).numpy()
         if not len(rows):
             return []
         order = np.lexsort((scores, *rows.T[::-1]))
@@ -223,7 +215,7 @@ class FrameRows(Metric, ABC):
             RuntimeError: two items share a number (one chance in 2^64 a pair).
         """
         found: dict[int, tuple[str, str, str, tuple[str, ...], Facts, bool]] = {}
-        for line in bytes(dim_zero_cat(self.facts).cpu().numpy()).decode().splitlines():
+        for line in bytes(torch.cat(self.facts).numpy()).decode().splitlines():
             key, source, video, item, subsets, facts, no_target = json.loads(line)
             if key in found and found[key][:3] != (source, video, item):
                 raise RuntimeError(f"items {found[key][:3]} and {(source, video, item)} share a hash: rename one")
@@ -236,6 +228,8 @@ class FrameRows(Metric, ABC):
         self.remark = EMPTY if units and not any(unit.seen_gt.any() for unit in units) else ""
         kept = self.scored(units)
         self.nothing = not kept
+        if self.by_source:
+            kept = [replace(unit, subsets=(unit.source, *unit.subsets)) for unit in kept]
         scores = by_subset(kept, self.score)
         return {f"{key}/{self.only}": value for key, value in scores.items()} if self.only else scores
 
@@ -245,9 +239,8 @@ class FrameRows(Metric, ABC):
         return self.rule + self.remark
 
     def table(self) -> list[dict[str, Any]]:
-        """One row a unit, for `tables.write_table`; under several processes every one must call it, and gets all."""
-        with self.sync_context():
-            return [self.row(unit) for unit in self.scored(self.units())]
+        """One row a unit, for `tables.write_table`."""
+        return [self.row(unit) for unit in self.scored(self.units())]
 
     def scored(self, units: list[Unit]) -> list[Unit]:
         """The units and frames the protocol scores."""
@@ -274,6 +267,12 @@ def by_subset(units: list[Unit], score: Callable[[list[Unit]], dict[str, float]]
 def pick(masks: Tensor, chosen: Bool[Tensor, "batch time"]) -> Tensor:
     """The chosen frames [frames, height, width]; no copy where all are chosen."""
     return masks.flatten(0, 1) if bool(chosen.all()) else masks[chosen.to(masks.device)]
+
+
+def frames_of(unit: Unit, keep: np.ndarray | slice) -> Unit:
+    """The unit with some of its frames only."""
+    cut = {name: getattr(unit, name)[keep] for name in ("frames", "counts", "j", "f", "scores")}
+    return replace(unit, **cut)
 
 
 def position_of(meta: ClipMeta, frame: int) -> int:

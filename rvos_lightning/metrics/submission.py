@@ -1,13 +1,12 @@
 """Masks to PNG files window by window, to a checked zip, and back from either."""
 
 import io
-import os
 import struct
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,8 @@ from torch import Tensor
 from rvos_lightning.core.types import ClipMeta
 from rvos_lightning.data.limits import limit, open_picture, within
 from rvos_lightning.data.reader import DataError
+from rvos_lightning.data.sources.archives import member_name
+from rvos_lightning.data.whole import whole
 from rvos_lightning.metrics.layouts import (
     Layout,
     SubmissionError,
@@ -31,7 +32,9 @@ from rvos_lightning.metrics.layouts import (
 HEADER = struct.Struct(">8s4x4sIIBB")  # PNG signature, IHDR, width, height, depth, colour type
 GREY, PALETTE = 0, 3
 PNG_END = b"IEND\xaeB`\x82"
-SHOWN = 20
+SHOWN = 3
+MOST_GREYS = 8
+"""More grey values than this in one predicted mask are soft edges or probabilities."""
 DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, NotImplementedError, struct.error)
 """What reading a damaged, encrypted or strangely packed member raises."""
 
@@ -62,6 +65,7 @@ class MaskFolder:
 
         Raises:
             SubmissionError: masks of another size or number than the meta says.
+            WriteError: the disk is full or cannot be written to.
         """
         pictures: dict[str, UInt8[np.ndarray, "height width"]] = {}
         for meta, own in zip(metas, masks.cpu().numpy(), strict=True):
@@ -73,7 +77,10 @@ class MaskFolder:
                     pictures[name] = _paint(self._picture(name, pictures, mask.shape), mask, label_of(meta))
                 else:
                     pictures[name] = mask.astype(np.uint8) * np.uint8(self.layout.value)
-        list(self.pool.map(self._save, pictures, pictures.values()))
+        saved = [self.pool.submit(self._save, *named) for named in pictures.items()]
+        wait(saved)  # one that fails must not leave the others writing after the caller was told
+        for future in saved:
+            future.result()
         if self.layout.merged:
             self._merged.update(pictures)
 
@@ -87,32 +94,27 @@ class MaskFolder:
         return np.zeros(size, np.uint8)
 
     def _save(self, name: str, picture: UInt8[np.ndarray, "height width"]) -> None:
-        path = self.root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        partial.write_bytes(_encode(picture, self.layout.merged))
-        partial.replace(path)
+        with whole(self.root / name) as path:
+            path.write_bytes(_encode(picture, self.layout.merged))
 
     def finish(self, expected: Iterable[ClipMeta]) -> Path:
         """Zip what was written and check it.
 
         Raises:
             SubmissionError: files are missing or misshapen; lists them. No zip is left behind.
+            WriteError: the disk is full.
         """
         expected = list(expected)
         files = expected_files(expected, self.layout)
         _refuse(self.root, [f"missing {name}" for name in files if not (self.root / name).is_file()])
         target = self.root.with_name(self.root.name + ".zip")
-        partial = target.with_suffix(".partial")
-        with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
-            for name in sorted(files):
-                archive.write(self.root / name, name)
-        try:
+        for left in self.root.rglob(".*.partial.png"):  # by a kill, for a frame that this run did not write
+            left.unlink(missing_ok=True)
+        with whole(target) as partial:
+            with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+                for name in sorted(files):
+                    archive.write(self.root / name, name)
             check_zip(partial, expected, self.layout)
-        except SubmissionError:
-            partial.unlink()
-            raise
-        partial.replace(target)
         return target
 
 
@@ -166,7 +168,8 @@ def _refuse(path: Path | str, *kinds: Sequence[str]) -> None:
     """Raise if anything is wrong; the first few of each kind of fault are shown."""
     count = sum(map(len, kinds))
     if count:
-        shown = [line for kind in kinds for line in kind[:SHOWN]]
+        first = [kind[0] for kind in kinds if kind]
+        shown = (first + [line for kind in kinds for line in kind[1:SHOWN]])[:SHOWN]
         more = f"\n  ... and {count - len(shown)} more" if count > len(shown) else ""
         raise SubmissionError(f"{path}: {count} faults\n  " + "\n  ".join(shown) + more)
 
@@ -205,7 +208,8 @@ class SavedMasks:
         if not self.place.exists():
             raise SubmissionError(f"{place}: no such folder or zip of predictions")
         self.archive = None if self.place.is_dir() else _opened(self.place)
-        self._names = None if self.archive is None else set(self.archive.namelist())
+        members = () if self.archive is None else self.archive.infolist()
+        self._names = None if self.archive is None else {member_name(member): member for member in members}
 
     def missing(self, expected: Iterable[ClipMeta]) -> list[str]:
         """Files that are not there."""
@@ -219,9 +223,19 @@ class SavedMasks:
         """
         hint = f" (expected: {self.layout.pattern}, {self.layout.note})"
         deeper = next((n for n in self._names or () for gap in gaps[:1] if n.endswith(f"/{gap}")), None)
+        if other := next(map(self._other_letters, gaps[:1]), None):
+            hint += f"; names differ in capitals: it has {other}"
         if deeper is not None:
             hint += f"; it has one folder too many, {deeper.removesuffix(gaps[0])}: pack what is inside it"
         _refuse(f"{self.place}{hint}", [f"missing {name}" for name in gaps])
+
+    def _other_letters(self, name: str) -> str | None:
+        """What is there in place of a file, in other capitals."""
+        folder, _, last = name.rpartition("/")
+        if self._names is not None:
+            return next((other for other in self._names if other.lower() == name.lower()), None)
+        there = (self.place / folder).glob("*") if (self.place / folder).is_dir() else ()
+        return next((f"{folder}/{path.name}" for path in there if path.name.lower() == last.lower()), None)
 
     def read(self, meta: ClipMeta, size: tuple[int, int] | None = None) -> Bool[Tensor, "time height width"]:
         """Masks of an item's frames; a missing file reads as an empty mask if `size` is given.
@@ -247,6 +261,12 @@ class SavedMasks:
         masks: Bool[np.ndarray, "batch time height width"] | None = None
         for name, wanted in places.items():
             picture = np.zeros(size, np.uint8) if size is not None and not self._exists(name) else self._ids(name)
+            due = metas[wanted[0][0]].original_size
+            if due != (0, 0) and picture.shape != due:
+                raise SubmissionError(
+                    f"{self.place}: {name} has {picture.shape[0]}x{picture.shape[1]} pixels (height x width), its "
+                    f"frame {due[0]}x{due[1]}. Save masks at the size of the frames."
+                )
             if masks is None:
                 masks = np.empty((len(metas), len(metas[0].frames), *picture.shape), bool)
             if masks.shape[2:] != picture.shape:
@@ -268,15 +288,16 @@ class SavedMasks:
             if self.archive is None:
                 raw = (self.place / name).read_bytes()
             else:
-                within("zip_member_bytes", self.archive.getinfo(name).file_size, f"{self.place}: {name}")
-                raw = self.archive.read(name)
+                member = self._names[name]
+                within("zip_member_bytes", member.file_size, f"{self.place}: {name}")
+                raw = self.archive.read(member)
         except DataError as error:
             raise SubmissionError(str(error)) from error
         except DAMAGE as error:
             raise SubmissionError(
                 f"{self.place}: {name} cannot be read ({error}). Pack or download it again."
             ) from error
-        return _decode(raw, f"{self.place}: {name}")
+        return _decode(raw, f"{self.place}: {name}", soft=self.layout.merged)
 
 
 def _paint(
@@ -301,18 +322,33 @@ def _encode(picture: UInt8[np.ndarray, "height width"], palette: bool) -> bytes:
     return buffer.getvalue()
 
 
-def _decode(raw: bytes, name: str) -> UInt8[np.ndarray, "height width"]:
+def _decode(raw: bytes, name: str, soft: bool = True) -> UInt8[np.ndarray, "height width"]:
     """Stored values, never colours.
 
+    Args:
+        raw: the file.
+        name: for messages.
+        soft: many grey values are numbers of objects; else they are no mask.
+
     Raises:
-        SubmissionError: not a palette, grey or 1-bit picture.
+        SubmissionError: not a palette, grey or 1-bit picture, a JPEG, or soft edges.
     """
     try:
         with open_picture(raw, name) as image:
-            if image.mode not in ("P", "L", "1"):
-                raise SubmissionError(f"{name} has mode {image.mode}; masks are palette (P) or grey (L) PNGs")
-            ids = np.asarray(image).astype(np.uint8)
-            # Pillow spreads grey values of 2 and 4 bits (byte 24 says so) over 0 to 255
-            return ids // {2: 85, 4: 17}.get(raw[24], 1) if image.mode == "L" and image.format == "PNG" else ids
+            kind, mode = image.format, image.mode
+            ids = np.asarray(image) if mode in ("P", "L", "1") else np.zeros((1, 1))
     except DataError as error:
         raise SubmissionError(f"{name} cannot be read: {str(error).removeprefix(f'{name}: ')}") from error
+    if kind == "JPEG":
+        raise SubmissionError(f"{name} is a JPEG, which changes values around edges. Save masks as PNG.")
+    if mode not in ("P", "L", "1"):
+        raise SubmissionError(f"{name} has mode {mode}; masks are palette (P) or grey (L) PNGs. Save them so.")
+    ids = ids.astype(np.uint8, copy=False)
+    if mode == "L" and kind == "PNG":  # Pillow spreads grey values of 2 and 4 bits (byte 24 says so) over 0 to 255
+        ids = ids // {2: 85, 4: 17}.get(raw[24], 1)
+    greys = 0 if soft or mode != "L" else np.count_nonzero(np.bincount(ids.ravel()))
+    if greys > MOST_GREYS:
+        raise SubmissionError(
+            f"{name} has {greys} grey values: soft edges or probabilities. Threshold them, and save 0 and 255."
+        )
+    return ids

@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from rvos_lightning.parts.weights import WeightsError, complete, load_official
+from rvos_lightning.parts.weights import WeightsError, complete, load_official, located, metadata
 
 COMMAND = "convert it: python -m rvos_lightning convert"
 OFFICIAL = {  # how keys of unconverted files begin -> what the file is, and what to do with it
@@ -30,6 +30,20 @@ OFFICIAL = {  # how keys of unconverted files begin -> what the file is, and wha
     "memory_attention.": ("a file of SAM 2's own", "give it to --model.network.segmenter.weights"),
     "image_encoder.": ("an image SAM's own file", "give it to --model.network.segmenter.weights"),
 }
+
+
+LORA = re.compile(r"\.lora_[AB]\.")
+"""In the names of low-rank adapters' parameters, as peft calls them."""
+
+
+def inside_adapter(name: str) -> str:
+    """What a layer's own parameter is called once an adapter is around the layer."""
+    return re.sub(r"\.(\w+)$", r".base_layer.\1", name)
+
+
+def outside_adapter(name: str) -> str:
+    """What it is called without adapters."""
+    return name.replace(".base_layer.", ".")
 
 
 @dataclass
@@ -53,7 +67,7 @@ class Start:
         Raises:
             WeightsError: nothing readable there, or a file that belongs elsewhere; says where.
         """
-        path = Path(path)
+        path = located(path)
         state = load_official(path, allow=[argparse.Namespace])
         if any(key.startswith("network.") for key in state):
             ours = {key: value for key, value in state.items() if key.startswith("network.")}
@@ -65,10 +79,7 @@ class Start:
 
     def covers(self, names: Sequence[str], prefix: str) -> bool:
         """Whether every key is there, with or without adapters around it."""
-        return all(
-            prefix + name in self.state or re.sub(r"\.(\w+)$", r".base_layer.\1", prefix + name) in self.state
-            for name in names
-        )
+        return all(prefix + name in self.state or inside_adapter(prefix + name) in self.state for name in names)
 
     def holds(self, part: str) -> bool:
         """Whether any key has `part` in it."""
@@ -158,7 +169,7 @@ def start_state(network: nn.Module, path: Path | str) -> dict[str, Tensor]:
         WeightsError: nothing readable there, or a part that neither the file nor its own weights fill.
     """
     start = _START.get()
-    if start is None or start.path != Path(path):
+    if start is None or start.path != located(path):
         start = Start.open(path)
     state = dict(start.state)
     for prefix, part in network.named_modules():
@@ -185,16 +196,3 @@ def _read_rest(start: Start, prefix: str, lacking: list[str], source: Any, read:
             f"{start.path} lacks {len(lacking)} keys of {prefix}, first {lacking[0]}, and {source}, where they would "
             f"come from, cannot be used: {str(error).splitlines()[0]}"
         ) from error
-
-
-def metadata(path: Path) -> dict[str, str]:
-    """What a .safetensors file says of itself; empty for anything else."""
-    if path.suffix != ".safetensors" or not path.is_file():
-        return {}
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            return dict(file.metadata() or {})
-    except (SafetensorError, OSError):  # damaged, or another kind of file: reading its tensors says which
-        return {}

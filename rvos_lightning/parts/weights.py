@@ -7,6 +7,7 @@ sides is accounted for.
 """
 
 import re
+import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,9 +17,33 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+FOUNDATIONS = Path(__file__).parents[1] / "foundations"
+"""Small weights that come with this package, trained by the recipes of `configs/foundations`."""
+
 
 class WeightsError(ValueError):
     """A checkpoint that does not fit; the message names the keys and the remedy."""
+
+
+def shipped(source: Path | str | None) -> Path | None:
+    """The file in this package that `small/NAME` means; None for any other path or hub id, and where such a file is.
+
+    Raises:
+        WeightsError: there is no foundation of that name; lists those there are.
+    """
+    owner, _, name = str(source or "").partition("/")
+    if owner != "small" or not name or Path(str(source)).exists():
+        return None
+    file = FOUNDATIONS / f"{name}.safetensors"
+    if "/" in name or not file.is_file():
+        there = ", ".join(f"small/{path.stem}" for path in sorted(FOUNDATIONS.glob("*.safetensors")))
+        raise WeightsError(f"{source}: no such small foundation; there are: {there or 'none'}")
+    return file
+
+
+def located(source: Path | str) -> Path:
+    """Where weights lie: the file that `small/NAME` means, or the path itself."""
+    return shipped(source) or Path(source)
 
 
 @dataclass(frozen=True)
@@ -180,6 +205,12 @@ def freeze(module: nn.Module, train_mode: bool = False) -> nn.Module:
     return module
 
 
+def thaw(module: nn.Module) -> nn.Module:
+    """Let a frozen module follow `train()` and `eval()` again; its parameters' gradients are left as they are."""
+    vars(module).pop("train", None)
+    return module
+
+
 def _stay(module: nn.Module, mode: bool = True) -> nn.Module:
     return module
 
@@ -203,12 +234,18 @@ def load_official(path: Path | str, allow: Iterable[type] = ()) -> dict[str, Ten
     """Read a .safetensors, a sharded folder or a torch file as a flat dict of tensors, never executing code.
 
     Args:
-        path: a file, or a folder of safetensors shards.
+        path: a file, a folder of safetensors shards, or `small/NAME` (see `shipped`), of which only the part is given.
         allow: harmless classes a torch file may contain beside tensors (e.g. `argparse.Namespace`).
 
     Raises:
         WeightsError: the file is missing, unreadable or holds other objects.
     """
+    if (small := shipped(path)) is not None:
+        state, said = load_official(small, allow), metadata(small)
+        if said.get("part") == "":
+            raise WeightsError(f"{path} is a whole network: --model.weights {path}, with -c configs/{said['recipe']}")
+        inside = f"{said['part']}." if "whole" in said else ""  # beside what it was trained with
+        return {key.removeprefix(inside): value for key, value in state.items() if key.startswith(inside)}
     path = Path(path)
     if not path.exists():
         raise WeightsError(f"{path}: no such checkpoint; give a path that exists")
@@ -223,10 +260,22 @@ def load_official(path: Path | str, allow: Iterable[type] = ()) -> dict[str, Ten
         state |= part
     for key, tensor in state.items():
         if tensor.is_floating_point() and tensor.isnan().any():
-            raise WeightsError(
-                f"{path}: {key} holds NaN; the run that wrote it had diverged: take an earlier checkpoint"
-            )
+            raise WeightsError(f"{path}: {key} holds NaN; the run that wrote it had diverged: take an earlier one")
     return state
+
+
+def metadata(path: Path) -> dict[str, str]:
+    """What a .safetensors file says of itself; empty for anything else."""
+    path = located(path)
+    if path.suffix != ".safetensors" or not path.is_file():
+        return {}
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError):  # damaged, or another kind of file: reading its tensors says which
+        return {}
 
 
 def plain_keys(content: Any, path: Path) -> dict[str, Tensor]:
@@ -271,8 +320,10 @@ def _read(path: Path, allow: Iterable[type]) -> Any:
         raise WeightsError(f"{path}: is empty; download it again")
     if start.startswith(b"version https://git-lfs"):
         raise WeightsError(f"{path}: a Git-LFS pointer, not the weights; run `git lfs pull` in its repository")
-    torch_file = start[:2] == b"PK" or start[:1] == b"\x80"
-    if not torch_file and (start[8:9] == b"{" or path.suffix == ".safetensors"):
+    # a header's length may begin as a pickle does, but no pickle holds its own length and a brace
+    tensors = start[8:9] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size
+    torch_file = not tensors and (start[:2] == b"PK" or start[:1] == b"\x80")
+    if tensors or (not torch_file and path.suffix == ".safetensors"):
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
@@ -282,12 +333,35 @@ def _read(path: Path, allow: Iterable[type]) -> Any:
             raise WeightsError(f"{path}: not a whole .safetensors file ({error}); download it again") from error
     if not torch_file:
         raise WeightsError(f"{path}: neither a .safetensors nor a torch file ({start[:12]!r}...); download it again")
+    if changed := changed_part(path):
+        raise WeightsError(f"{path}: {changed} is not as it was written (its checksum differs); download it again")
     try:
         # from an open file: given a path, torch goes by its suffix
         with torch.serialization.safe_globals(list(allow)), path.open("rb") as opened:
             return torch.load(opened, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises several kinds; all mean the same to a user
         raise WeightsError(f"{path}: cannot be read safely as weights: {_why(str(error))}") from error
+
+
+def changed_part(path: Path) -> str | None:
+    """The first part of a torch file whose checksum differs: `torch.load` reads such numbers without a word.
+
+    Files that were written without checksums, or are no zips, have nothing to compare: None.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for part in archive.infolist():
+                if not part.CRC:
+                    continue
+                try:
+                    with archive.open(part) as file:
+                        while file.read(1 << 24):
+                            pass
+                except zipfile.BadZipFile:
+                    return part.filename
+    except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, EOFError):  # the loader says what it is
+        return None
+    return None
 
 
 def _why(text: str) -> str:
@@ -310,7 +384,11 @@ def save(state: Mapping[str, Tensor], path: Path | str, metadata: Mapping[str, s
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
+    partial.unlink(missing_ok=True)
+    partial.touch()
+    usual = partial.stat().st_mode & 0o777  # safetensors lets the owner alone read
     save_file({key: tensor.contiguous().clone() for key, tensor in state.items()}, partial, dict(metadata or {}))
+    partial.chmod(usual)
     partial.replace(path)
 
 

@@ -20,15 +20,32 @@ KINDS = {
     "Callback": "callbacks",
     "Checkpoint": "callbacks",
     "ModelCheckpoint": "callbacks",
-    "LightningDataModule": "data sets",
+    "VideoData": "data sets",
     "ClipSampling": "samplings",
     "Augmentation": "augmentations",
     "UserFactory": "users",
-    "Metric": "metrics",
+    "FrameRows": "metrics",
+    "Logger": "loggers",
     "LRScheduler": "schedules",
     "LambdaLR": "schedules",
 }
 """Base class -> what people call its subclasses; the nearest ancestor decides."""
+
+USUAL_CALLBACKS = {
+    "best": "callbacks.BestCheckpoint",
+    "last": "callbacks.LastCheckpoint",
+    "film": "callbacks.FilmStrip",
+    "leakage": "callbacks.Leakage",
+    "scores": "callbacks.Scores",
+    "curves": "callbacks.Curves",
+    "start": "callbacks.StartTable",
+    "progress": "callbacks.Progress",
+    "throughput": "callbacks.Throughput",
+    "overlay": "callbacks.Overlay",
+    "watch": "callbacks.StuckRank",  # before the next: says that this rank leaves while that one asks for its return
+    "requeue": "callbacks.Requeue",
+}
+"""What watches every run unless a configuration takes it away: name -> class."""
 
 
 @dataclass

@@ -5,8 +5,6 @@ unreadable files, masks that do not fit, repeated ids and empty expressions, and
 Exit status: 0 nothing is blocked, 1 something is (with --strict: anything at all was found), 2 wrong usage.
 """
 
-import os
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -15,7 +13,8 @@ from typing import Any, NamedTuple
 
 from rvos_lightning.data.problems import Problem, Refused
 from rvos_lightning.data.reader import DataError, Reader
-from rvos_lightning.data.readers.examination import digest, examine, leaks
+from rvos_lightning.data.readers.examination import digest, examine, leaks, masks_counted
+from rvos_lightning.run.terminal import console
 
 ROLES = {"train": "train", "val": "validate", "test": "validate", "predict": "submit"}
 """What the trainer's splits are for, in the doctor's words."""
@@ -38,7 +37,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def parse(args: Sequence[str] | None) -> tuple[Any, Any]:
     """The options and the data module that the files and flags describe."""
-    from rvos_lightning.run.config import open_data
+    from rvos_lightning.run.data_config import open_data
 
     def add(parser: Any) -> None:
         parser.add_argument("--fast", action="store_true", help="names and headers only; decode nothing")
@@ -78,7 +77,8 @@ def diagnose(data: Any, fast: bool) -> tuple[list[Finding], list[str]]:
             continue
         readers[split] = reader
         facts.append(
-            f"{reader.name} {split}: {len(reader.videos)} videos, {len(reader.items)} items{digest(reader, fast)}"
+            f"{reader.name} {split}: {len(reader.videos)} videos, {len(reader.items)} items"
+            f"{masks_counted(reader)}{digest(reader, fast)}"
         )
         for problem in examined(reader, fast):
             findings.append(Finding(split, replace(problem, blocks=problem.blocks and blocks)))
@@ -107,25 +107,22 @@ def examined(reader: Reader, fast: bool) -> Iterator[Problem]:
     from rich.console import Console
     from rich.progress import track
 
-    console = Console(stderr=True)
+    bar = Console(stderr=True)
     with ThreadPoolExecutor(cpu_count()) as pool:
         steps = examine(reader, fast, pool)
         total = len(reader.videos) + 1
-        for problems in track(
-            steps, f"{reader.name} {reader.split}", total, console=console, disable=not console.is_terminal
-        ):
+        for problems in track(steps, f"{reader.name} {reader.split}", total, console=bar, disable=not bar.is_terminal):
             yield from problems
 
 
 def show(findings: Sequence[Finding], facts: Sequence[str], rows: int) -> None:
     """The table, what was read, and what can be done with it."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
+    out = console()
     for fact in facts:
-        console.print(Text(fact))
+        out.print(Text(fact))
     if findings:
         table = Table("split", "where", "what", "blocks", "remedy", show_lines=True)
         counts: dict[str, int] = {}
@@ -138,7 +135,7 @@ def show(findings: Sequence[Finding], facts: Sequence[str], rows: int) -> None:
         for split, count in counts.items():
             if count > rows:
                 table.add_row(Text(split), f"... and {count - rows} more", "", "", "--rows shows more")
-        console.print(table)
+        out.print(table)
     blocked = {block for finding in findings for block in finding.problem.blocks}
     verdict = [f"{task}: {'NO' if task in blocked else 'yes'}" for task in ("train", "validate", "submit")]
-    console.print(Text("   ".join(verdict)))
+    out.print(Text("   ".join(verdict)))

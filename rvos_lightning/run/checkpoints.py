@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
+from rvos_lightning.parts.weights import changed_part
+
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be continued from; names the file and the remedy."""
@@ -77,7 +79,7 @@ def readable(path: Path) -> bool:
         torch.load(path, map_location="meta", weights_only=True)
     except Exception:  # a truncated file fails in as many ways as there are places to cut it
         return False
-    return True
+    return changed_part(path) is None
 
 
 def of_a_run(path: Path) -> bool:
@@ -109,7 +111,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
-            reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
+            full = "no room left, most likely" if "inline_container" in str(error) else str(error).splitlines()[0]
+            reason = error.strerror if isinstance(error, OSError) else full
             raise CheckpointError(
                 f"{path}: cannot be written ({reason}); the checkpoint before it is kept. Make room, then go on with "
                 "--ckpt_path last"

@@ -1,15 +1,19 @@
 """The command line's front door, `rvos` = `python -m rvos_lightning`: help at once, heavy imports only when needed."""
 
+import atexit
+import gc
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
 from rvos_lightning.run.usage import FRONT, PAGES
-from rvos_lightning.run.words import WordsError, fault, said_in_full, wants_hub
+from rvos_lightning.run.words import WordsError, at_home, fault, limits_in, said_in_full, wants_hub, without_limits
 
 VERBS = {
     "fit": "lightning_cli",
@@ -23,12 +27,15 @@ VERBS = {
     "forecast": "forecast",
     "sweep": "sweep",
     "sample": "sample",
+    "labels": "labels",
     "parts": "parts",
+    "push": "push",
+    "pull": "pull",
     "demo": "demo",
 }
 """Verb -> module of `rvos_lightning.run` whose `main(words)` answers it."""
 
-CONFIGURED = ("fit", "validate", "test", "predict", "check", "score", "forecast")
+CONFIGURED = ("fit", "validate", "test", "predict", "cache", "check", "score", "forecast")
 """Verbs that take configuration files."""
 
 
@@ -38,7 +45,7 @@ def main(args: Sequence[str] | None = None) -> Any:
     Returns:
         The `LightningCLI` object of fit, validate, test and predict; the exit status of all others.
     """
-    words = list(sys.argv[1:] if args is None else args)
+    words = at_home(sys.argv[1:] if args is None else args)
     verb = words[0] if words else "--help"
     if verb in ("-h", "--help", "help"):
         print(FRONT)
@@ -47,12 +54,15 @@ def main(args: Sequence[str] | None = None) -> Any:
         print(f"rvos_lightning {version('rvos_lightning')}")
         return 0
     if verb == "--completion":
-        from rvos_lightning.run.completion import script
+        from rvos_lightning.run.completion import SHELLS, script
 
-        print(script(words[1] if len(words) > 1 else "bash", VERBS, PAGES))
+        shell = words[1] if len(words) > 1 else "bash"
+        if shell not in SHELLS:
+            sys.exit(_usage(f"error: no completion for {shell!r}\n  expected  one of: {', '.join(SHELLS)}"))
+        print(script(shell, VERBS, PAGES))
         return 0
     if verb not in VERBS:
-        near = get_close_matches(verb, VERBS, n=3, cutoff=0.4)
+        near = get_close_matches(verb, [*VERBS, "--help", "--version", "--completion"], n=3, cutoff=0.4)
         hint = f"\n  nearest   {', '.join(near)}" if near else ""
         sys.exit(_usage(f"error: no verb {verb!r}\n  expected  one of: {', '.join(VERBS)}{hint}"))
     asked = [word for word in words[1:] if word in ("-h", "--help")]
@@ -74,14 +84,70 @@ def main(args: Sequence[str] | None = None) -> Any:
         except WordsError as error:
             sys.exit(_usage(f"error: {error}"))
     stay_offline(words)
-    module = import_module(f"rvos_lightning.run.{VERBS[verb]}")
-    return module.main(words if VERBS[verb] == "lightning_cli" else words[1:])
+    with limits(words) as words:
+        with for_good() if args is None else nullcontext():
+            module = import_module(f"rvos_lightning.run.{VERBS[verb]}")
+        if VERBS[verb] == "lightning_cli":
+            return module.main(words)
+        return in_few_lines(module.main, words[1:])
 
 
 def command() -> None:
-    """The console script: ends with the verb's exit status."""
-    done = main()
+    """The console script: ends with the verb's exit status; quietly where nobody reads on (`rvos parts | head`)."""
+    try:
+        done = main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what Python flushes at the end goes there
+        sys.exit(128 + signal.SIGPIPE)
     sys.exit(done if isinstance(done, int) else 0)
+
+
+def in_few_lines(verb: Callable[[Sequence[str]], Any], words: Sequence[str]) -> Any:
+    """A verb's answer; what a user can mend, such as a full disk, is told without a traceback."""
+    try:
+        return verb(words)
+    except Exception as error:
+        from rvos_lightning.run.failures import explain_exception
+
+        if (text := explain_exception(error, words)) is None:
+            raise
+        sys.exit(f"error: {text}")
+
+
+@contextmanager
+def for_good() -> Iterator[None]:
+    """Around the imports of a process that is ours: what they leave is never looked through for garbage.
+
+    A million objects and no garbage: looking through them on the way and once more at the end takes a third of the
+    processor time of a command that does little else.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.freeze()
+        if "triton" in sys.modules:  # its binding lists as leaked whatever it finds unfreed at the end
+            atexit.register(gc.unfreeze)
+
+
+@contextmanager
+def limits(words: Sequence[str]) -> Iterator[list[str]]:
+    """Around a verb: the limits that its words and files raise; gives the words that the verb itself understands."""
+    given = limits_in(words)
+    if not given:
+        yield list(words)
+        return
+    from rvos_lightning.data.errors import DataError
+    from rvos_lightning.data.limits import raised
+
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(raised(given))
+        except DataError as error:
+            sys.exit(_usage(f"error: {error}"))
+        yield list(words) if words[0] in (*CONFIGURED, "sweep") else without_limits(words)
 
 
 def stay_offline(words: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 
+SHELLS = ("bash", "zsh")
 SCRIPT = """# source <(rvos --completion {shell})
 {prelude}_rvos() {{
   local word=${{COMP_WORDS[COMP_CWORD]}} before=${{COMP_WORDS[COMP_CWORD-1]}} verb=${{COMP_WORDS[1]}}

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from rvos_lightning.parts.tuning import merged
 from rvos_lightning.parts.weights import WeightsError, save
 
 PREFIX = "network."
@@ -62,13 +63,18 @@ def from_deepspeed(folder: Path) -> Mapping[str, Tensor]:
     return get_fp32_state_dict_from_zero_checkpoint(str(folder))
 
 
-def gather(source: Path, destination: Path) -> str:
+def gather(source: Path, destination: Path, merge: bool = False) -> str:
     """Write a checkpoint's network weights, sharded or not, as one safetensors file; returns a line about it.
+
+    Args:
+        source: file or folder of a checkpoint.
+        destination: file to write.
+        merge: add low-rank adapters of a fine-tuning to the layers they are on.
 
     Raises:
         WeightsError: not a checkpoint of a run.
     """
-    state = consolidate(source)
+    state = merged(consolidate(source)) if merge else consolidate(source)
     save(state, destination)
     size = destination.stat().st_size / 2**20
     return f"{len(state)} tensors, {sum(tensor.numel() for tensor in state.values()):,} numbers, {size:.1f} MiB"

@@ -7,14 +7,12 @@ import difflib
 import importlib
 import inspect
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from rvos_lightning.run.catalogue import parts
-from rvos_lightning.run.failures import explain_exception, trainer_refused
+from rvos_lightning.run.bounds import makers
+from rvos_lightning.run.catalogue import USUAL_CALLBACKS, parts
 from rvos_lightning.run.words import typed as typed_in
-
-__all__ = ["explain", "explain_exception", "trainer_refused"]
 
 UNKNOWN = (
     r"Option '(?P<key>[^']+)' is not accepted",
@@ -23,14 +21,29 @@ UNKNOWN = (
     r'Key "(?P<key>[^"]+)" is not (?:expected|required)',
 )
 WRONG = r'Parser key "(?P<key>[^"]+)":\s*(?P<reasons>.*)'
-MISSING = r"the following arguments are required: (?P<key>\S+)"
+MISSING = r"the following arguments are required: (?:(?:fit|validate|test|predict)\.)?(?P<key>[^\s,]+)"
+STRAY = r"unrecognized arguments: (?P<words>[^-].*)"
 PACKAGE = r"No module named '(?P<name>[\w.]+)'|pip install (?P<pip>[\w-]+)"
 SECTIONS = (
     "model", "data", "trainer", "objectives", "callbacks", "seed_everything", "ckpt_path", "config", "hub", "untrained",
-    "skip_done",
+    "skip_done", "limits",
 )  # fmt: skip
 GROUPS = {"objectives": "losses", "callbacks": "callbacks", "model.metrics": "metrics"}
 """Key of a dictionary of named parts -> their kind."""
+
+
+class FewLines:
+    """What makes a parser's errors a few plain lines; to be put before the parser's class.
+
+    Attributes:
+        typed: the words of the command line.
+    """
+
+    typed: Sequence[str] = ()
+
+    def error(self, message: str, ex: Exception | None = None) -> None:
+        """Print key, value, what was expected and the nearest valid names; exit with status 2."""
+        self.exit(2, explain(message, self.typed) + "\n")  # type: ignore[attr-defined]
 
 
 def explain(message: str, args: Sequence[str]) -> str:
@@ -40,10 +53,12 @@ def explain(message: str, args: Sequence[str]) -> str:
         message: the parser's own words.
         args: the command line, from which full key names and values are found.
     """
-    typed = dict(typed_in(args))
+    typed = {**{f"callbacks.{name}": each for name, each in USUAL_CALLBACKS.items()}, **dict(typed_in(args))}
     for pattern in UNKNOWN:
         if match := re.search(pattern, message):
             return _unknown(match["key"], typed)
+    if match := re.search(STRAY, message):
+        return _stray(match["words"].split(), list(args))
     if match := re.search(MISSING, message):
         return _required(match["key"], typed)
     if match := re.search(WRONG, message, flags=re.DOTALL):
@@ -55,6 +70,8 @@ def explain(message: str, args: Sequence[str]) -> str:
 
 def _unknown(key: str, typed: dict[str, Any]) -> str:
     full = _full_name(key.removesuffix(".class_path").removeprefix("init_args.").replace(".init_args", ""), typed)
+    if (group := _group_of(full)) and (text := _in_group(group, typed)):
+        return text
     if full.split(".")[0] not in SECTIONS:
         full = full.split(".")[0]
     parent, _, name = full.rpartition(".")
@@ -70,12 +87,26 @@ def _unknown(key: str, typed: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _stray(words: Sequence[str], args: Sequence[str]) -> str:
+    """Words that belong to no flag: the rest of a sentence without quotes, most likely."""
+    before = list(args[: args.index(words[0])]) if words[0] in args else []
+    flag = next((word for word in reversed(before) if word.startswith("--")), None)
+    if flag is None or "=" in flag:
+        return f"error: {words[0]!r} belongs to no flag: write --KEY VALUE, and quotes around a value with spaces"
+    first = before[len(before) - before[::-1].index(flag) :]
+    value = " ".join([*(re.sub(r'^\["(.*)"\]$', r"\1", word) for word in first), *words])  # of a sentence made a list
+    return f"error: {words[0]!r} belongs to no flag: a value with spaces needs quotes: {flag} '{value}'"
+
+
 def _required(key: str, typed: dict[str, Any]) -> str:
     if key.endswith("model.network"):
         return "error: no recipe: give one by -c configs/NAME.yaml (rvos parts recipes), or a run by --run FOLDER"
+    if key == "data":
+        return "error: no data set: give one by -c configs/data/NAME.yaml, or by --data CLASS (rvos parts data)"
     name = key.rpartition(".")[2]
     for place, value in typed.items():
-        wanted = isinstance(value, str) and f"{place}.{name}" not in typed and _needs(value, name)
+        given = typed.get(f"{place.removesuffix('.class_path')}.{name}") not in (None, "null", "None")
+        wanted = isinstance(value, str) and not given and _needs(value, name)
         if wanted:
             owner = place.removesuffix(".class_path")
             return f"error: {value.rpartition('.')[2]} needs {name}: give --{owner}.{name}"
@@ -85,16 +116,14 @@ def _required(key: str, typed: dict[str, Any]) -> str:
 def _needs(class_path: str, name: str) -> bool:
     try:
         found = inspect.signature(_class(class_path)).parameters.get(name)
-    except (ImportError, AttributeError, ValueError, TypeError):
+    except (ImportError, AttributeError, ValueError, TypeError, KeyError):  # the value is no class at all
         return False
     return found is not None and found.default is inspect.Parameter.empty
 
 
 def _wrong(key: str, reasons: str, typed: dict[str, Any]) -> str:
     full = _full_name(key, typed)
-    if (group := next((g for g in GROUPS if full == g or full.startswith(f"{g}.")), None)) and (
-        text := _in_group(group, typed)
-    ):
+    if (group := _group_of(full)) and (text := _in_group(group, typed)):
         return text
     value = typed.get(full)
     if isinstance(value, dict):
@@ -114,20 +143,27 @@ def _wrong(key: str, reasons: str, typed: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _group_of(key: str) -> str | None:
+    return next((group for group in GROUPS if key == group or key.startswith(f"{group}.")), None)
+
+
 def _in_group(group: str, typed: dict[str, Any]) -> str | None:
     """The entry of a group whose class is missing or does not exist."""
     names = dict.fromkeys(key[len(group) + 1 :].split(".")[0] for key in typed if key.startswith(f"{group}."))
-    classes = {name: typed.get(f"{group}.{name}.class_path", typed.get(f"{group}.{name}")) for name in names}
-    for name, value in classes.items():
-        known = [other for other, its in classes.items() if isinstance(its, str) and other != name]
-        if value is None and f"{group}.{name}" not in typed:
+    classes = {name: [typed.get(f"{group}.{name}"), typed.get(f"{group}.{name}.class_path")] for name in names}
+    for name, values in classes.items():
+        # a class by flag does not replace the class_path of a file in `typed`: either may be the one that is wrong
+        named = [value for value in values if isinstance(value, str)]
+        known = [other for other, its in classes.items() if its != [None, None] and other != name]
+        if not named and f"{group}.{name}" not in typed:
             near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known
             return (
                 f"error: {group} has no {name!r}\n  expected  a name that is there, or a class for a new one: "
                 f"--{group}.{name} CLASS (rvos parts {GROUPS[group].split()[0]})\n  nearest   {', '.join(near)}"
             )
-        if isinstance(value, str) and value not in ("null", "None") and not _exists(value):
-            return f"error: {group}.{name}: no class {value}\n  nearest   {', '.join(_near_classes(value, group))}"
+        for value in named:
+            if value not in ("null", "None") and not _exists(value):
+                return f"error: {group}.{name}: no class {value}\n  nearest   {', '.join(_near_classes(value, group))}"
     return None
 
 
@@ -163,6 +199,8 @@ def _choices(reasons: str) -> list[str]:
 
 def _expected(reasons: str) -> str:
     """The useful part of a page about types."""
+    if bounds := re.findall(r"Input should be ([^\[]+) \[type=(?!bool)", reasons):  # a number with bounds
+        return f"a number {bounds[0]}" if "equal" in bounds[0] else bounds[0].removeprefix("a valid ")
     found = [line.strip(" -") for line in reasons.partition("Errors:")[2].splitlines() or reasons.splitlines()]
     found = [line for line in found if line] or [line.strip(" -") for line in reasons.splitlines()]
     useful = [line for line in found if not re.match(r"Expected a(n)? (path but|<class 'NoneType'>)", line)] or found
@@ -202,19 +240,10 @@ def _valid_names(parent: str, typed: dict[str, Any]) -> list[str]:
     if not isinstance(class_path, str):
         return []
     try:
-        found = [inspect.signature(ancestor.__init__).parameters for ancestor in _taking_kwargs(_class(class_path))]
+        found = [inspect.signature(maker).parameters for maker in makers(_class(class_path))]
     except (ImportError, AttributeError, ValueError, TypeError, KeyError):
         return []
     return list(dict.fromkeys(n for names in found for n in names if n not in ("self", "args", "kwargs", "params")))
-
-
-def _taking_kwargs(owner: type) -> Iterator[type]:
-    """The class, then its ancestors for as long as each passes keyword arguments on."""
-    for ancestor in owner.__mro__:
-        if "__init__" in vars(ancestor):
-            yield ancestor
-            if "kwargs" not in inspect.signature(ancestor.__init__).parameters:
-                return
 
 
 def _public_names(module: str) -> list[str]:

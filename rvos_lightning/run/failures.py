@@ -11,6 +11,7 @@ from typing import Any
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from rvos_lightning.core.module import NonFiniteLoss
+from rvos_lightning.data.whole import FULL, REMEDY
 from rvos_lightning.run.words import typed
 
 OURS = (Path(__file__).parents[1], Path(__file__).parents[2] / "callbacks")
@@ -44,8 +45,12 @@ def explain_exception(error: BaseException, words: Sequence[str]) -> str | None:
         return _interpolation(str(error), words)
     if isinstance(error, MisconfigurationException):
         return _first_sentences(str(error)) + _remedy(str(error))
+    if text := _from_early_stopping(error):
+        return text
     if isinstance(error, re.error):
         return f"not a regular expression: {error.pattern!r} ({error.msg})"
+    if isinstance(error, OSError) and error.errno in FULL:
+        return f"{error.filename or 'the run folder'}: cannot be written ({error.strerror}). {REMEDY}"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, ValueError) and "numpy accepts" in str(error):
@@ -54,6 +59,14 @@ def explain_exception(error: BaseException, words: Sequence[str]) -> str | None:
         package = error.name.partition(".")[0]
         return f"the package {package} is not installed: pip install {package}"
     return None
+
+
+def _from_early_stopping(error: BaseException) -> str | None:
+    """A monitor that is found to be missing only when the first validation ends."""
+    said = r"Early stopping conditioned on metric `([^`]+)` which is not available\..*: (.*)"
+    if not isinstance(error, RuntimeError) or not (match := re.match(said, str(error), flags=re.DOTALL)):
+        return None
+    return f"EarlyStopping monitors {match[1]!r}, which no metric logs\n  expected  one of: {match[2].replace('`', '')}"
 
 
 def mendable(error: BaseException) -> bool:

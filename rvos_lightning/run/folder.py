@@ -13,7 +13,8 @@ from rvos_lightning.run.words import config_files
 
 RUN_DIR = "RVOS_RUN_DIR"  # how the processes that Lightning starts learn their parent's folder
 VERBS = ("fit", "validate", "test", "predict")
-BEFORE_THE_START = (".lock", "config.yaml", "hparams.yaml")  # all that a failed start leaves
+RUN_ID = "run_id"  # what servers know the run by
+BEFORE_THE_START = (".lock", "config.yaml", "hparams.yaml", RUN_ID)  # all that a failed start leaves
 PATIENCE = 120.0  # seconds that other SLURM processes wait for the first one's choice
 
 

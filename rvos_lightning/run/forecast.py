@@ -7,6 +7,7 @@ at full size on the meta device: no data, no weights, no memory.
 """
 
 import argparse
+import inspect
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -15,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rvos_lightning.core.seams import find_chooser
+from rvos_lightning.core.objectives import find_chooser
 from rvos_lightning.core.types import Batch
+from rvos_lightning.data.video_data import VideoData
 from rvos_lightning.run.forecast_memory import Cost, State, bytes_of, measure, per_gpu, state_of
 from rvos_lightning.run.forecast_speed import ASSUMED, EFFICIENCY, GPUS, Conditions, seconds, too_small
 from rvos_lightning.run.pretend import Pretend
@@ -119,10 +121,13 @@ class Plan:
 
 
 def stand_in(data: Any) -> list[str]:
-    """Flags that give MovingShapes the sizes of a mixture's most costly source; other data keep their own."""
+    """Flags that give MovingShapes the sizes of the data, or of a mixture's most costly source."""
     given = data.init_args
     if "sources" not in given:
-        return []
+        usual = inspect.signature(VideoData.__init__).parameters  # MovingShapes has smaller ones of its own
+        keys = () if str(data.class_path).endswith("MovingShapes") else ("size", "clip_length", "batch_size")
+        sizes = {key: given.get(key, usual[key].default) for key in keys}
+        return [word for key, value in sizes.items() if value is not None for word in (f"--data.{key}", said(value))]
     sources = [source.init_args for source in given.sources.values()]
     costly = max(sources, key=lambda source: source.clip_length * (source.batch_size or 1))
     own = {key: given.get(key) if key in given else costly.get(key) for key in KEPT}
@@ -136,8 +141,10 @@ def said(value: Any) -> str:
 
 def enlarged(batch: Batch, size: int) -> Batch:
     """The same clips in frames of another size."""
-    clip, targets = batch.clip, batch.targets
-    meta = [replace(m, size=(size, size), original_size=(size, size)) for m in clip.meta]
+    clip, targets = batch.clip.floating(torch.float32), batch.targets
+    sides = {"size": (size, size), "original_size": (size, size)}
+    # a person is in every table of categories
+    meta = [replace(m, **sides, facts=replace(m.facts, category="person")) for m in clip.meta]
     context = None if clip.context is None else resized(clip.context, size)
     masks = resized(targets.masks.float()[:, :, None], size)[:, :, 0] > 0.5
     clip = replace(clip, frames=resized(clip.frames, size), context=context, meta=meta)

@@ -3,39 +3,36 @@
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import set_parsing_settings
+from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins import CheckpointIO
 
 from rvos_lightning.core.module import RVOSModule
-from rvos_lightning.core.seams import Objective
+from rvos_lightning.core.objectives import Objective
+from rvos_lightning.data.lightning_module import VideoDataModule
+from rvos_lightning.data.video_data import VideoData
 from rvos_lightning.parts.starting import starting_from
 from rvos_lightning.run import checkpoints, folder
-from rvos_lightning.run.errors import explain, explain_exception, trainer_refused
+from rvos_lightning.run.bounds import faults
+from rvos_lightning.run.catalogue import USUAL_CALLBACKS
+from rvos_lightning.run.errors import FewLines
+from rvos_lightning.run.failures import explain_exception, trainer_refused
 from rvos_lightning.run.loggers import default_loggers, with_csv
 from rvos_lightning.run.saved_config import SavedConfig
 from rvos_lightning.run.sharding import writes_files
-from rvos_lightning.run.values import import_short_names, null_is_null
+from rvos_lightning.run.values import prepare
 from rvos_lightning.run.words import config_files, value_of
 
 DEFAULTS: dict[str, Any] = {
-    "data": {"class_path": "rvos_lightning.data.MovingShapes"},
-    "callbacks": {
-        "best": {"class_path": "callbacks.BestCheckpoint"},
-        "last": {"class_path": "callbacks.LastCheckpoint"},
-        "film": {"class_path": "callbacks.FilmStrip"},
-        "scores": {"class_path": "callbacks.Scores"},
-        "start": {"class_path": "callbacks.StartTable"},
-        "throughput": {"class_path": "callbacks.Throughput"},
-        "overlay": {"class_path": "callbacks.Overlay"},
-        "requeue": {"class_path": "callbacks.Requeue"},
-    },
+    "callbacks": {name: {"class_path": each} for name, each in USUAL_CALLBACKS.items()},
     "trainer.use_distributed_sampler": False,  # our samplers shard by themselves, so that resume is exact
     "trainer.log_every_n_steps": 10,
     "trainer.enable_model_summary": False,  # the start table says more
@@ -43,14 +40,14 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-class Parser(LightningArgumentParser):
-    """The usual parser, whose errors are a few plain lines."""
+class Parser(FewLines, LightningArgumentParser):
+    """The usual parser, which also takes our data sets."""
 
-    typed: Sequence[str] = ()
-
-    def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
-        """Print key, value, what was expected and the nearest valid names; exit with status 2."""
-        self.exit(2, explain(message, self.typed) + "\n")
+    def add_lightning_class_args(self, lightning_class: Any, nested_key: str, *args: Any, **kwargs: Any) -> list[str]:
+        """`data` may be one of our data sets, which know nothing of Lightning, or another's data module."""
+        if nested_key != "data":
+            return super().add_lightning_class_args(lightning_class, nested_key, *args, **kwargs)
+        return self.add_subclass_arguments((VideoData, LightningDataModule), "data", fail_untyped=False, required=True)
 
 
 class RVOSCLI(LightningCLI):
@@ -65,11 +62,21 @@ class RVOSCLI(LightningCLI):
         parser.add_argument("--hub", type=bool, default=False, help="let hub libraries reach the network")
         parser.add_argument("--untrained", type=bool, default=False, help="run a network with random weights")
         parser.add_argument("--skip_done", type=bool, default=True, help="predict: leave out videos that are done")
+        parser.add_argument("--limits", type=dict[str, float], default={}, help="raise what a file may declare")
         parser.set_defaults({key: value for key, value in DEFAULTS.items() if key != "weights_only"})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the words that were given, whatever `sys.argv` holds, and look at a checkpoint given by name."""
         self.config = parser.parse_args(args)
+        if own := self.config.get(str(self.config.get("subcommand"))):
+            named = own.callbacks or {}  # a file's `callbacks:` adds to ours; `NAME: null` takes one away
+            kept = {name: Namespace(**call) for name, call in DEFAULTS["callbacks"].items() if name not in named}
+            own.callbacks = {**kept, **named}
+        said = self.config.get(str(self.config.get("subcommand")), self.config).as_dict()
+        owners = {"model": RVOSModule, "trainer": Trainer}
+        wrong = (fault for key, value in said.items() for fault in faults(key, value, owners.get(key)))
+        if (fault := next(wrong, None)) is not None:
+            parser.exit(2, f"{fault}\n")
         given = self.config.get("subcommand") and self.config[self.config.subcommand].get("ckpt_path")
         if given and given not in ("last", "best"):
             checkpoints.checked(Path(given))
@@ -84,6 +91,9 @@ class RVOSCLI(LightningCLI):
         )
         if config.trainer.val_check_interval == 0:
             raise ValueError("trainer.val_check_interval is 0: give a number of batches, or 1.0 for once an epoch")
+        for key in ("max_steps", "max_epochs"):
+            if verb == "fit" and config.trainer[key] == 0:
+                raise ValueError(f"trainer.{key} is 0, so that nothing would be trained: give 1 or more, -1 for no end")
         RVOSCLI.run_folder = folder.claim(configured, verb, words, goes_on)
         own = RVOSCLI.run_folder.path
         config.trainer.default_root_dir = str(own)
@@ -95,6 +105,7 @@ class RVOSCLI(LightningCLI):
         if config.weights_only is None:
             config.weights_only = DEFAULTS["weights_only"]
         with_csv(config.trainer, str(own))
+        say(f"writes to {own}")
 
     def after_instantiate_classes(self) -> None:
         """Refuse to evaluate random weights unless told to."""
@@ -111,6 +122,8 @@ class RVOSCLI(LightningCLI):
         """Parts that `model.weights` covers open no files of their own."""
         with starting_from(self.config[self.subcommand].model.weights):
             super().instantiate_classes()
+        if isinstance(self.datamodule, VideoData):
+            self.datamodule = VideoDataModule(self.datamodule)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer with the named callbacks and objectives appended, in YAML order, and the default loggers."""
@@ -124,12 +137,21 @@ class RVOSCLI(LightningCLI):
         for callback in extra:
             if hasattr(callback, "skip_done"):
                 callback.skip_done = self.config[self.subcommand].skip_done
-        kwargs["callbacks"] = [*as_list(given.callbacks), *extra]
+        wanted = given.enable_progress_bar is not False and named[0].get("progress", True) is not None
+        kwargs |= {"callbacks": one_bar([*as_list(given.callbacks), *extra], wanted), "enable_progress_bar": wanted}
         with trainer_refused(given):
             trainer = super().instantiate_trainer(**kwargs)
         if writes_files(trainer.strategy) and not any(isinstance(p, CheckpointIO) for p in kwargs["plugins"]):
             trainer.strategy.checkpoint_io = checkpoints.AtomicCheckpointIO()
         return trainer
+
+
+def one_bar(callbacks: list[Callback], wanted: bool) -> list[Callback]:
+    """The trainer's callbacks with at most one progress bar: one that was asked for in place of ours; or none."""
+    bars = [callback for callback in callbacks if isinstance(callback, ProgressBar)]
+    others = [bar for bar in bars if not type(bar).__module__.startswith("callbacks.")]
+    drop = [bar for bar in bars if others and bar not in others] if wanted else bars
+    return [callback for callback in callbacks if callback not in drop]
 
 
 def folder_given(configured: str | None, words: Sequence[str]) -> str | None:
@@ -216,16 +238,26 @@ def one_run(words: Sequence[str]) -> Any:
             print(held.path, flush=True)
 
 
+def quiet() -> None:
+    """What Lightning says at every start and nobody can act on: an advertisement, a deprecation inside itself."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(no_advertisement)
+    warnings.filterwarnings("ignore", message=".*treespec.*is deprecated")
+
+
+def no_advertisement(record: logging.LogRecord) -> bool:
+    """Whether a message is to be shown."""
+    return "litlogger" not in record.getMessage()
+
+
 def main(words: Sequence[str]) -> RVOSCLI:
     """Parse and run; `words` as in `sys.argv[1:]`."""
     parsing = {"parser_mode": "omegaconf+", "allow_abbrev": False}
     words = list(words)
-    set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
-    null_is_null()
-    import_short_names(words)
+    prepare(words)
     if any(word.startswith("--print_config") for word in words):
         # Imported where no GPU is (a login node), DeepSpeed warns on standard output, which here must be YAML alone.
         logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno > logging.WARNING)
+    quiet()
     with one_run(words):
         return RVOSCLI(
             RVOSModule,

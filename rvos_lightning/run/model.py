@@ -16,7 +16,7 @@ from rvos_lightning.core.seams import Network
 from rvos_lightning.core.types import Clip, ClipMeta, State
 from rvos_lightning.data.clips.clips import Framing
 from rvos_lightning.data.clips.given_prompts import GivenPrompts, GivingUser
-from rvos_lightning.data.clips.transforms import fit_size, resize_frames
+from rvos_lightning.data.clips.resizing import fit_size, resize_frames
 from rvos_lightning.data.reader import DataError
 from rvos_lightning.data.sources.video_files import Footage, open_footage
 from rvos_lightning.parts.starting import starting_from
@@ -86,6 +86,7 @@ class Stream(Iterator[Masks]):
         self._state: State | None = None
         self._user: GivingUser | None = None
         self._meta: list[ClipMeta] = []
+        self._shape: tuple[int, ...] | None = None  # of the first picture
 
     def __next__(self) -> Masks:
         """Segment the next window; the last may be shorter."""
@@ -118,11 +119,12 @@ class Stream(Iterator[Masks]):
             self._user.add(self.given, len(self.given.entries) - 1, self._meta[item], item)
 
     def _picture(self, chunk: list[np.ndarray]) -> Tensor:
+        first = self._shape = self._shape or chunk[0].shape
         for frame in chunk:
-            if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or frame.shape != chunk[0].shape:
+            if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or frame.shape != first:
                 raise DataError(
                     f"frames must be RGB pictures of one size, uint8 [height, width, 3]; got {frame.dtype} "
-                    f"{list(frame.shape)} after {list(chunk[0].shape)}"
+                    f"{list(frame.shape)} after {list(first)}"
                 )
         return torch.from_numpy(np.stack(chunk)).permute(0, 3, 1, 2)
 
@@ -240,15 +242,21 @@ class Model:
 
 
 def load(
-    source: str | Path, weights: str | Path | None = None, overrides: Sequence[str] = (), device: str = "cpu"
+    source: str | Path,
+    weights: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    device: str = "cpu",
+    trust: bool = False,
 ) -> Model:
     """A trained system as an object.
 
     Args:
-        source: a run's folder (its configuration with its best weights), or a recipe's YAML file.
+        source: a run's folder (its configuration with its best weights), a recipe's YAML file, or a folder made by
+            `rvos push`, or the name of one that was pulled.
         weights: for a recipe: a checkpoint or .safetensors of ours; None: the files that the recipe itself names.
         overrides: more words as on the command line, e.g. `["--model.window", "4"]`.
         device: where the network lives.
+        trust: a pushed configuration may name classes that are not of this package.
 
     Raises:
         FileNotFoundError: `source` is neither; names what was looked for.
@@ -256,16 +264,21 @@ def load(
     """
     import yaml
 
+    from rvos_lightning.run import hub_folder
     from rvos_lightning.run.config import open_config
     from rvos_lightning.run.words import read_yaml
 
-    source = Path(source)
+    source = hub_folder.find(source) or Path(source)
     config = source / "config.yaml" if source.is_dir() else source
     if not config.is_file():
         raise FileNotFoundError(
-            f"{config}: no such file; give the folder of a run, or a recipe such as configs/tiny.yaml"
+            f"{config}: no such file; give the folder of a run, the name of a pulled system (rvos pull), or a recipe "
+            "such as configs/tiny.yaml"
         )
-    if source.is_dir() and weights is None:
+    if hub_folder.is_hub_folder(source):
+        hub_folder.check(source, trust)
+        weights = weights or source / hub_folder.WEIGHTS
+    elif source.is_dir() and weights is None:
         weights = best_weights(source)
     said = {key: value for key, value in read_yaml(config).items() if key in SECTIONS}
     words = ["-c", yaml.safe_dump(said), *overrides]

@@ -73,6 +73,7 @@ def shared_flag(part: Part) -> str:
         "callbacks": "--callbacks.NAME", "data sets": "--data", "samplings": "--data.sampling",
         "augmentations": "--data.augment", "users": "--data.simulate_user", "metrics": "--model.metrics.NAME",
         "schedules": "--model.scheduler", "text encoders": "--model.network.adapter.text",
+        "loggers": "--trainer.logger",
     }  # fmt: skip
     return f"{flags[part.kind or '']} {part.name}"
 

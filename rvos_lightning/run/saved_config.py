@@ -6,29 +6,39 @@ from typing import Any
 import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from rvos_lightning.data.whole import whole
+from rvos_lightning.run.folder import RUN_ID
 
 ONE_VERB = {"return_predictions": None, "verbose": True, "skip_done": True, "untrained": False}
 """Keys that only some verbs know (or that say nothing), with the values at which they are left out."""
 
 
 class SavedConfig(SaveConfigCallback):
-    """Writes the configuration without what binds it to this folder; an older one of another content is kept."""
+    """Writes the configuration without what binds it to this folder; an older one of another content is kept.
+
+    Loggers that show a run's configuration (W&B, Trackio, MLflow) get the same.
+    """
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write `config.yaml`, or `config_<n>.yaml` for the older one and then `config.yaml`."""
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         verb = getattr(trainer.state.fn, "value", stage)
-        text = yaml.safe_dump(portable(self.content(), folder), sort_keys=False, allow_unicode=True, width=10**6)
+        content = portable(self.content(), folder)
+        for logger in trainer.loggers:
+            if not isinstance(logger, CSVLogger | TensorBoardLogger):  # theirs would be a second file beside ours
+                logger.log_hyperparams(content)
+        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=10**6)
         path = folder / "config.yaml"
         if path.exists():
             if path.read_text().partition("\n")[2] == text:
                 return
             number = 1 + len(list(folder.glob("config_*.yaml")))
             path.rename(folder / f"config_{number}.yaml")
-        partial = folder / "config.yaml.partial"
-        partial.write_text(f"# {verb} run; again in a new folder: rvos {verb} -c {path}\n{text}")
-        partial.replace(path)
+        with whole(path) as partial:
+            partial.write_text(f"# {verb} run; again in a new folder: rvos {verb} -c {path}\n{text}")
 
     def content(self) -> dict[str, Any]:
         """The configuration as plain values."""
@@ -48,4 +58,6 @@ def portable(config: dict[str, Any], folder: Path) -> dict[str, Any]:
         arguments = logger.get("init_args", {})
         if "save_dir" in arguments and Path(arguments["save_dir"]).resolve() == folder.resolve():
             arguments["save_dir"] = "."  # the next run's folder
+        if arguments.get("id") and (folder / RUN_ID).exists() and arguments["id"] == (folder / RUN_ID).read_text():
+            arguments["id"] = None  # or the next run would go on in this one's curves
     return config

@@ -18,7 +18,7 @@ from rvos_lightning.data.sources.frames import lazy_targets
 from rvos_lightning.metrics.layouts import LayoutName, SubmissionError
 from rvos_lightning.metrics.rows import FrameRows
 from rvos_lightning.metrics.submission import SavedMasks
-from rvos_lightning.metrics.tables import write_table
+from rvos_lightning.metrics.tables import table_path, write_table
 
 WINDOW_PIXELS = 1 << 22  # of truth, and as many of predictions: 10 frames of 480p with one object
 
@@ -54,7 +54,8 @@ def score(reader: Reader, options: Options) -> FrameRows:
     Only annotated frames need a prediction.
 
     Raises:
-        SubmissionError: predictions are missing (unless read as empty) or misshapen, or truth is hidden.
+        SubmissionError: predictions are missing (unless read as empty, and some are there) or misshapen, or truth is
+            hidden.
     """
     metric = metric_of(options.protocol) if options.protocol else reader.protocol()
     saved = SavedMasks(options.predictions, options.layout or reader.layout)
@@ -62,16 +63,20 @@ def score(reader: Reader, options: Options) -> FrameRows:
     by_video: dict[int, list[int]] = {}
     for index, video in enumerate(reader.item_videos().tolist()):
         by_video.setdefault(video, []).append(index)
-    gaps: list[str] = []
+    gaps, asked = list[str](), 0
     for items in by_video.values():
         for positions, targets in windows(reader, items):
             own = [_window(expected[index], positions, targets) for index in items]
             size = None if options.missing == "refuse" else own[0].original_size
-            missing = saved.missing(own) if options.missing == "refuse" else []
+            missing = saved.missing(own)
             gaps += missing
-            if not missing:
+            asked += len(own) * len(positions)
+            if not missing or size is not None:
                 metric.update(SegmentedWindow(saved.read_all(own, size), targets, own))
-    saved.refuse(gaps)
+    if options.missing == "refuse" or len(gaps) == asked:
+        saved.refuse(gaps)
+    elif gaps:
+        print(f"{len(gaps)} of {asked} masks are missing and count as empty, first {gaps[0]}", file=sys.stderr)
     return metric
 
 
@@ -92,7 +97,9 @@ def windows(reader: Reader, items: Sequence[int]) -> Iterator[tuple[list[int], T
     for start in range(0, count, step):
         targets = lazy.window(start, min(start + step, count))
         used = targets.annotated.any(0)
-        if used.any():
+        if used.all():
+            yield list(range(start, start + len(used))), targets
+        elif used.any():
             kept = {name: None if value is None else value[:, used] for name, value in vars(targets).items()}
             yield (used.nonzero()[:, 0] + start).tolist(), Targets(**kept)
 
@@ -114,6 +121,8 @@ def main(args: Sequence[str] | None = None) -> int:
     """Parse, score, print; returns the exit status (1: refused)."""
     options, data = parse(args)
     try:
+        if options.table is not None:
+            table_path(options.table)
         reader = data.read(options.split)
         if reader is None:
             raise SubmissionError(f"{type(data).__name__} has no {options.split} split; choose another with --split")
@@ -132,7 +141,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def parse(args: Sequence[str] | None) -> tuple[Options, Any]:
     """Options and the data module that the files and flags describe."""
-    from rvos_lightning.run.config import open_data
+    from rvos_lightning.run.data_config import open_data
 
     options = open_data(args or (), "score", lambda parser: parser.add_class_arguments(Options))
     own = {name: options[name] for name in Options.__dataclass_fields__}

@@ -16,8 +16,11 @@ Language-guided and promptable video segmentation: a system is a YAML file, any 
   forecast   memory and speed               rvos forecast -c configs/samwise.yaml
   sweep      many runs, one table           rvos sweep expand 'model.optimizer.lr=[1e-3,2e-3]' > lr.txt
   sample     write a small data set         rvos sample --layout mevis --out shapes_as_mevis
+  labels     from and to annotation tools   rvos labels import cvat task.xml --frames clips --out my_videos
   parts      what there is to choose from   rvos parts
-  demo       a web page (not yet)
+  push       a folder for others, the hub   rvos push runs/tiny/fit/0 me/tiny-shapes
+  pull       what others have pushed        rvos pull you/samwise --hub
+  demo       a web page to click on         rvos demo --run runs/sam_i2v/fit/0
 
 Each verb:  rvos VERB --help          everything it takes:  rvos VERB --help all
 Also:       rvos --version            rvos --completion bash|zsh
@@ -26,7 +29,7 @@ Also:       rvos --version            rvos --completion bash|zsh
 RUNS = """
 what to run
   -c, --config FILE          a recipe, then overlays (configs/data, configs/trainer); later files and flags win
-  --run FOLDER               short for the configuration of that run and its best weights
+  --run FOLDER               short for the configuration of that run and its best weights (or of what was pulled)
   --print_config             show the merged configuration; what it prints runs as it is
   --KEY VALUE                any value of the YAML: --trainer.max_steps 100, --data.root FOLDER, --model.window 4
                              (null is null everywhere; class names may be short: --data VideoFiles)
@@ -41,6 +44,8 @@ weights
 where it writes
   runs/<configuration>/{verb}/<number>, always a new number, printed at the end;
   --trainer.default_root_dir FOLDER writes there, and refuses a folder in use or one that holds another run
+
+  --limits.NAME N            let files declare more than usual, e.g. picture_pixels (an error names the limit)
 
 machine
   --trainer.accelerator cpu|gpu     --trainer.devices N     --trainer.precision bf16-mixed
@@ -120,7 +125,8 @@ Scores PNG masks made by whatever code, with the data set's own protocol: the sa
 
 Exit status: 0 scored, 1 refused, 2 wrong usage.
 """,
-    "convert": """usage: rvos convert SYSTEM SOURCE DESTINATION [--tokenizer FOLDER] [--export]
+    "convert": """usage: rvos convert SYSTEM SOURCE DESTINATION [--tokenizer FOLDER] [--export] [--merge]
+       rvos convert part RUN DESTINATION [--part NAME] [--whole] --recipe FILE
 
 Official weights to ours and, with --export, back; every key on both sides is accounted for, no code is run.
 
@@ -129,6 +135,9 @@ Official weights to ours and, with --export, back; every key on both sides is ac
   rvos convert sa2va OFFICIAL_FOLDER OURS_FOLDER
   rvos convert sa2va_i SA2VA_FOLDER OURS_FOLDER --sam2 sam2_hiera_large.pt     puts SAM 2's own decoder beside
   rvos convert run RUN/checkpoints/last.ckpt weights.safetensors               one file from any strategy's shards
+  rvos convert run RUN/checkpoints/best.ckpt weights.safetensors --merge       a fine-tuning's LoRA added to its layers
+  rvos convert part RUN swin.safetensors --part backbone --recipe RECIPE.yaml
+                                             one part, in half precision, with what made it and what that reached
 
 SAM and SAM 2 files need no conversion: --model.network.segmenter.weights FILE.
 """,
@@ -149,7 +158,28 @@ without data or weights. All flags of `fit` are accepted; `--help all` lists the
     "sample": """usage: rvos sample --layout NAME --out FOLDER [--videos 4] [--size 96] [--frames 8] [--seed 0]
 
 Writes a small made-up data set (MovingShapes) in the official layout of another, to try readers and commands on.
-Layouts: davis, mevis, ref_davis, ref_youtube_vos, refcoco, revos, sav, youtube_vos.
+Layouts: davis, long_rvos, lvos, mevis, mevis_v2 (frames in tars), mose_v2 (likewise), own (for your own videos, see
+docs/own_data.md), ref_davis, ref_sav, ref_youtube_vos, refcoco, revos, sav, yourvos, youtube_vos.
+""",
+    "labels": """usage: rvos labels import FORMAT SOURCE --frames FOLDER --out FOLDER [--split train]
+       rvos labels export FORMAT FOLDER/SPLIT --out FILE_OR_FOLDER
+
+Between the layout of your own videos (docs/own_data.md) and annotation tools. What is not kept is said at the end.
+
+  coco           JSON: polygons, run lengths, boxes; objects by track_id or instance_id
+  youtube_vis    JSON: one segmentation a frame
+  cvat           "CVAT for video 1.1": tracks of polygons, boxes, ellipses, masks
+  label_studio   JSON: rectangles in videos; brushes, polygons, rectangles, ellipses on pictures
+  labelme        a folder of JSON files, one a picture
+  masks          PNG: <video>/<frame>.png with object numbers, or <video>/<object>/<frame>.png
+
+  --frames FOLDER          the pictures or films that were annotated; they are copied
+  --out PATH               import: the data set's folder; export: a file (coco, youtube_vis, label_studio) or folder
+  --split NAME             train, or shares by video: train=8,val=1,test=1
+  --sentences FILE.csv     sentences: columns video, id, exp, objects (a;b, - for none), annotator
+  --say_categories         each category of a video as a sentence about all its objects
+
+Nothing is overwritten. Exit status: 0 done, 2 refused.
 """,
     "parts": """usage: rvos parts [KIND or NAME ...] [--sizes SYSTEM]
 
@@ -159,10 +189,38 @@ encoders, losses, callbacks, data sets, samplings, augmentations, metrics, recip
   rvos parts                       everything
   rvos parts segmenters metrics    some kinds
   rvos parts CMTAdapter            one class: its arguments
-  rvos parts --sizes samwise       published parameter counts beside ours (samwise, sam_i2v, clip_sam)
+  rvos parts --sizes samwise       published parameter counts beside ours (samwise, sam_i2v, clip_sam, sgmg)
 """,
-    "demo": """usage: rvos demo
+    "push": """usage: rvos push RUN OWNER/NAME [--out FOLDER] [--licence ID] [--hub] [--private]
 
-A web page to type and click on a video. Not yet: use `rvos predict`.
+Makes hub/OWNER/NAME of a run: configuration, all weights as one safetensors file, scores and their table, pictures, and
+a card with score, parts, data, terms, commit and commands. Paths of this machine stay behind. --hub uploads it.
+
+  rvos push runs/samwise/fit/0 me/samwise-shapes
+""",
+    "pull": """usage: rvos pull OWNER/NAME --hub [--revision COMMIT] [--out FOLDER] [--trust]
+       rvos pull FOLDER
+
+Fetches configuration, weights, card, tables and pictures, nothing else, into hub/OWNER/NAME, and looks through the
+configuration: it may name classes of this package (and torch's optimizers and layers) only; --trust lets others in.
+
+  rvos predict --run OWNER/NAME --data VideoFiles --data.path x.mp4 --data.expressions 'the horse'
+  rvos demo --run OWNER/NAME
+
+and rvos_lightning.load("OWNER/NAME") use it.
+""",
+    "demo": """usage: rvos demo [--run FOLDER | -c RECIPE.yaml --model.weights FILE] [--films FOLDER] [--KEY VALUE ...]
+
+Opens a web page: choose or upload a film, type sentences or click and draw boxes on any frame, correct on later ones;
+overlay film, contact sheet, masks as a zip, and the `predict` command that does the same. Without --run the newest run
+under runs/ is shown. Needs the extra `demo`: pip install --constraint constraints.txt --editable '.[demo]'
+
+  --films FOLDER     films, pictures and folders of pictures to choose from, besides uploads
+  --device NAME      cpu (default), cuda
+  --host ADDRESS     127.0.0.1: this machine alone; 0.0.0.0: everybody who can reach it
+  --port N           7860, or the next that is free
+  --frames N         longest film (2000)          --megabytes N   largest upload (200)
+  --keep MINUTES     until uploads and results are deleted (60); all are when it ends
+  --untrained        random weights are meant     --open          open a browser
 """,
 }

@@ -1,6 +1,9 @@
 """What can be said of a command line from its words and files alone, before anything heavy is imported."""
 
+import os
+import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
@@ -9,12 +12,21 @@ from typing import Any
 ALONE = ("--hub", "--untrained")
 """Flags that mean `true` where no value follows."""
 
+OF_VERBS = ("ckpt_path", "weights_only", "return_predictions", "verbose")
+"""What a saved or printed configuration says for its verb alone."""
+
 
 def config_files(words: Sequence[str]) -> list[str]:
     """The files given by -c or --config, in order."""
-    pairs = [(word, after) for word, after in zip(words, [*words[1:], ""], strict=True)]
-    joined = [(word.partition("=")[0], word.partition("=")[2]) for word in words if "=" in word]
-    return [after for word, after in [*pairs, *joined] if word in ("-c", "--config")]
+    found = []
+    for word, after in zip(words, [*words[1:], ""], strict=True):
+        if word in ("-c", "--config"):
+            found.append(after)
+        elif word.startswith("--config="):
+            found.append(word.partition("=")[2])
+        elif word.startswith("-c"):  # -cFILE, -c=FILE
+            found.append(word[2:].removeprefix("="))
+    return found
 
 
 def value_of(words: Sequence[str], key: str) -> str | None:
@@ -28,6 +40,22 @@ def value_of(words: Sequence[str], key: str) -> str | None:
     return found
 
 
+def at_home(words: Sequence[str]) -> list[str]:
+    """The words with a `~/` that the shell has left, after `=` or in quotes, as the home folder."""
+    return [
+        re.sub(r"^(-[^=\s]*=)?(~(?=/).*)", lambda found: (found[1] or "") + expanded(found[2]), word) for word in words
+    ]
+
+
+def expanded(value: Any) -> Any:
+    """A value, with every text in it that begins with `~/` as a path."""
+    if isinstance(value, dict):
+        return {key: expanded(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [expanded(each) for each in value]
+    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~/") else value
+
+
 def wants_hub(words: Sequence[str]) -> bool:
     """Whether `--hub` was typed, or `hub: true` stands at the top of a configuration file."""
     given = value_of(words, "hub")
@@ -35,6 +63,33 @@ def wants_hub(words: Sequence[str]) -> bool:
         return given.lower() not in ("false", "no", "off", "0")
     tops = [content for content in map(read_yaml, config_files(words)) if isinstance(content, dict)]
     return any(content.get("hub") is True for content in tops)
+
+
+def limits_in(words: Sequence[str]) -> dict[str, Any]:
+    """Name -> number of the limits that flags and configuration files raise; later ones win."""
+    import json
+
+    found: dict[str, Any] = {}
+    for key, value in typed(words):
+        if key == "limits" and isinstance(value, str):
+            with suppress(ValueError):
+                found.update(json.loads(value))
+        elif key.startswith("limits."):
+            found[key.removeprefix("limits.")] = value
+    return found
+
+
+def without_limits(words: Sequence[str]) -> list[str]:
+    """The words without flags of limits, for verbs that have no configuration."""
+    kept: list[str] = []
+    pending = list(words)
+    while pending:
+        word = pending.pop(0)
+        if not word.startswith(("--limits.", "--limits=")) and word != "--limits":
+            kept.append(word)
+        elif "=" not in word and pending:
+            pending.pop(0)
+    return kept
 
 
 class WordsError(ValueError):
@@ -45,12 +100,13 @@ def said_in_full(words: Sequence[str], weights: bool = True) -> list[str]:
     """The words with `--run FOLDER` spelled out, `true` after flags that may stand alone, a lone sentence as a list.
 
     Args:
-        words: of a command line.
+        words: of a command line; `--trust` lets a pulled configuration name foreign classes.
         weights: `--run` means the run's weights, too.
 
     Raises:
-        WordsError: no run in that folder.
+        WordsError: no run in that folder, or a pulled configuration that names what is not ours.
     """
+    trust, words = "--trust" in words, [word for word in words if word != "--trust"]
     said: list[str] = []
     pending = [f"{word}=true" if lone else word for word, lone in zip(words, _lone(words), strict=True)]
     while pending:
@@ -58,25 +114,50 @@ def said_in_full(words: Sequence[str], weights: bool = True) -> list[str]:
         if word == "--run" and not pending:
             raise WordsError("--run needs the folder of a run, e.g. --run runs/samwise/fit/0")
         if word.startswith("--run=") or word == "--run":
-            folder = Path(pending.pop(0) if word == "--run" else word.partition("=")[2])
+            folder = _folder_of(pending.pop(0) if word == "--run" else word.partition("=")[2])
             said += ["-c", str(_config_of(folder)), *(_weights_of(folder, words[0]) if weights else ())]
-        elif word.endswith(".expressions") and pending:
+        elif re.fullmatch(r"--[\w.]*\.expressions", word) and pending:
             said += [word, _sentences(pending.pop(0))]
+        elif match := re.match(r"(--[\w.]*\.expressions)=(.*)", word, flags=re.DOTALL):
+            said += [match[1], _sentences(match[2])]
         else:
             said.append(word)
+    for file in config_files(said):
+        _look_through(file, trust)
     return said
+
+
+def _look_through(file: str, trust: bool) -> None:
+    from rvos_lightning.run import hub_folder
+
+    if "\n" in file or not hub_folder.is_hub_folder(Path(file).parent):
+        return
+    try:
+        hub_folder.check(Path(file).parent, trust)
+    except hub_folder.HubError as error:
+        raise WordsError(str(error)) from error
 
 
 def _sentences(value: str) -> str:
     """One sentence as a list of one: as it stands, YAML would read "the note: red, or blue" as a mapping."""
     import json
 
+    with suppress(ValueError):
+        if isinstance(json.loads(value), dict):
+            return value  # the parser says that this is no list of sentences
     return value if value.lstrip()[:1] in ("[", "") or value in ("null", "None") else json.dumps([value])
 
 
 def _lone(words: Sequence[str]) -> Iterator[bool]:
     for word, after in zip(words, [*words[1:], "-"], strict=True):
         yield word in ALONE and after.startswith("-")
+
+
+def _folder_of(name: str) -> Path:
+    """A run's folder, or that of a pulled system, by its name."""
+    from rvos_lightning.run.hub_folder import find
+
+    return find(name) or Path(name)
 
 
 def _config_of(folder: Path) -> Path:
@@ -89,6 +170,10 @@ def _config_of(folder: Path) -> Path:
 
 
 def _weights_of(folder: Path, verb: str) -> list[str]:
+    from rvos_lightning.run.hub_folder import WEIGHTS
+
+    if (folder / WEIGHTS).is_file():
+        return [f"--model.weights={folder / WEIGHTS}"]
     names = ("best.ckpt", "last.ckpt", "previous.ckpt")
     path = next((path for name in names if (path := folder / "checkpoints" / name).exists()), None)
     if path is None:
@@ -111,9 +196,11 @@ def fault(words: Sequence[str]) -> str | None:
             return f"-c {file} is a folder, not a configuration{run}"
         if not path.exists():
             return f"-c {file}: no such file{_nearest_file(file)}"
+        if not path.is_file():
+            return f"-c {file} is no plain file (a pipe?), and a configuration is read more than once: save it first"
         if (what := _no_mapping(path)) is not None:
-            return f"-c {file}: {what}{_nearest_file(file)}"
-    return two_recipes(words)
+            return f"-c {file}: {what}"
+    return two_recipes(words) or overlay_too_early(words)
 
 
 def _nearest_file(file: str) -> str:
@@ -133,18 +220,37 @@ def _no_mapping(path: Path) -> str | None:
         content = _parsed(str(path), path.stat().st_mtime_ns)
     except yaml.MarkedYAMLError as error:
         where = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        return f"not YAML ({error.problem}{where})"
+        what = f"not YAML ({error.problem}{where})"
+    except RepeatedKey as error:
+        return str(error)  # the right file, to be mended
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        return f"cannot be read ({str(error).splitlines()[0]})"
-    return None if isinstance(content, dict) else "holds no keys: not a configuration"
+        what = f"cannot be read ({str(error).splitlines()[0]})"
+    else:
+        if isinstance(content, dict):
+            return None
+        what = "holds no keys: not a configuration"
+    return what + _nearest_file(str(path))
+
+
+class RepeatedKey(ValueError):
+    """A mapping gives one key twice, of which YAML would silently keep the second."""
 
 
 @lru_cache(maxsize=64)
 def _parsed(path: str, stamp: int) -> Any:
     import yaml
 
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return yaml.load(Path(path).read_text(), loader)
+    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict:
+            lines: dict[str, int] = {}
+            for key, _ in node.value:
+                line, name = key.start_mark.line + 1, str(key.value)
+                if name in lines and name != "<<":
+                    raise RepeatedKey(f"{name!r} stands in line {lines[name]} and again in line {line}: join the two")
+                lines[name] = line
+            return super().construct_mapping(node, deep)
+
+    return yaml.load(Path(path).read_text(), Loader)
 
 
 def read_yaml(path: str | Path) -> Any:
@@ -153,7 +259,7 @@ def read_yaml(path: str | Path) -> Any:
 
     try:
         return _parsed(str(path), Path(path).stat().st_mtime_ns)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RepeatedKey):
         return {}
 
 
@@ -199,3 +305,16 @@ def two_recipes(words: Sequence[str]) -> str | None:
     if len(given) < 2:
         return None
     return f"{given[0]} and {given[1]} are both recipes (both give model.network): name one; overlays may lie on it"
+
+
+def overlay_too_early(words: Sequence[str]) -> str | None:
+    """A sentence about an overlay that stands before the recipe, which would silently replace what it says."""
+    before: dict[str, tuple[str, Any]] = {}
+    for file in config_files(words):
+        given = {key: value for key, value in flat("", read_yaml(file)) if not isinstance(value, dict)}
+        lost = [key for key, value in given.items() if key in before and before[key][1] != value]
+        if lost and network_of(file):
+            overlay, _ = before[lost[0]]
+            return f"{overlay} stands before the recipe {file}, which also gives {lost[0]}: name the recipe first"
+        before |= {key: (file, value) for key, value in given.items()}
+    return None

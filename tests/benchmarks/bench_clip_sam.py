@@ -1,12 +1,14 @@
-"""Speed of SAM + CLIP on this machine: the query module, and a training step with the feature cache.
+"""Speed of SAM + CLIP on this machine: query module, training step with the feature cache, evaluation by image.
 
     python tests/benchmarks/bench_clip_sam.py queries     the query module against one sample after the other
     python tests/benchmarks/bench_clip_sam.py cache       a training step with cached features against online encoders
+    python tests/benchmarks/bench_clip_sam.py grouped     a picture's sentences together against one by one
 
 `queries`: 8 sentences at the published sizes, forward and training step, outputs compared. The slow truth is the same
 module asked sample by sample, each with its own image, as the released code loops; ours computes what follows from the
 image once per image. RefCOCO has 7.1 sentences an image; both ends, one image and eight images, are printed.
 `cache`: encoders of the published sizes; ours reads the same features from a cache.
+`grouped`: masks of a picture's sentences, encoders of the published sizes; then the same without asking the queries.
 """
 
 import argparse
@@ -99,19 +101,20 @@ def data(batch: int, side: int) -> Batch:
     return Batch(clip, Targets(masks, torch.ones(batch, 1, dtype=torch.bool)))
 
 
-def cache(batch: int, repeats: int, small: bool) -> dict[str, float]:
-    """How many times faster a training step is, and what the frozen encoders weighed."""
-    from callbacks.bridge import DecoderMasks, QueryMatching
-
+def build(small: bool, **options: object) -> ClipSam:
+    """The network with seeded weights; `small`: 256 px and a CLIP of width 256."""
+    torch.manual_seed(0)
     clip = {"embed_dim": 64, "quick_gelu": True,
             "vision_cfg": {"image_size": 112, "layers": 24, "width": 256, "head_width": 64, "patch_size": 14},
             "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 1}}  # fmt: skip
+    tower = ClipTower(size=clip) if small else ClipTower()
+    sam, text = Sam("sam_b", image_size=256 if small else 1024), Bert(size=TextSize(0, 768, 12, 12, 3072, 64))
+    return ClipSam(sam, tower, text, **options)  # type: ignore[arg-type]
 
-    def build(**options: object) -> ClipSam:
-        torch.manual_seed(0)
-        sam = Sam("sam_b", image_size=256 if small else 1024)
-        tower = ClipTower(size=clip) if small else ClipTower()
-        return ClipSam(sam, tower, Bert(size=TextSize(0, 768, 12, 12, 3072, 64)), **options)  # type: ignore[arg-type]
+
+def cache(batch: int, repeats: int, small: bool) -> dict[str, float]:
+    """How many times faster a training step is, and what the frozen encoders weighed."""
+    from callbacks.bridge import DecoderMasks, QueryMatching
 
     drawn = data(batch, 256 if small else 1024)
     losses = [DecoderMasks(), QueryMatching(points=1024 if small else 12544)]
@@ -121,27 +124,56 @@ def cache(batch: int, repeats: int, small: bool) -> dict[str, float]:
         terms = [t for loss in losses for t in loss.terms(drawn, prediction).values()]
         torch.stack(terms).sum().backward()
 
-    online = build().train()
+    online = build(small).train()
     slow = seconds(lambda: step(online), repeats)
     with tempfile.TemporaryDirectory() as folder:
         writer = online.feature_writer(Path(folder), 256)
         online.keep(writer, drawn.clip)
         writer.flush()
-        offline = build(features=Path(folder)).train()
+        offline = build(small, features=Path(folder)).train()
         fast = seconds(lambda: step(offline), repeats)
     weights = [sum(p.numel() for p in network.parameters()) * 4 / 2**20 for network in (online, offline)]
     return {"training step, cached": slow / fast, "MiB of weights, online": weights[0], "MiB, cached": weights[1]}
 
 
+@torch.no_grad()
+def grouped(batch: int, repeats: int, small: bool) -> dict[str, float]:
+    """Ratios of times, after checking that masks are equal."""
+    network = build(small, no_target=True).eval()
+    frames, side = data(1, 256 if small else 1024).clip.frames, 256 if small else 1024
+    said = [f"the {word} thing" for word in ("red", "blue", "left", "right", "big", "small", "first", "last")[:batch]]
+
+    def ask(sentences: list[str]) -> torch.Tensor:
+        meta = [ClipMeta("v", str(i), ("0",), (side, side), (side, side), (0,), "made") for i in range(len(sentences))]
+        return network(Clip(frames, torch.zeros(len(sentences), dtype=torch.long), sentences, meta)).mask_logits
+
+    assert torch.allclose(ask(said), torch.cat([ask([each]) for each in said]), atol=1e-3), "masks"
+    together = seconds(lambda: ask(said), repeats)
+    alone = seconds(lambda: [ask([each]) for each in said], repeats)
+    images = seconds(lambda: network.encode_images(Clip(frames, torch.zeros(1, dtype=torch.long), said[:1],
+                     [ClipMeta("v", "0", ("0",), (side, side), (side, side), (0,), "made")])), repeats)  # fmt: skip
+    asked = ask(said)
+    network.answers = False
+    assert torch.equal(ask(said), asked), "masks without queries"
+    skipped = seconds(lambda: ask(said), repeats)
+    return {
+        f"{batch} sentences of a picture, together": alone / together,
+        "without queries, all": together / skipped,
+        "without queries, encoders left out": (together - images) / (skipped - images),
+    }
+
+
 def main() -> None:
     """Print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("queries", "cache"))
+    parser.add_argument("what", choices=("queries", "cache", "grouped"))
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--small", action="store_true", help="small sizes")
     options = parser.parse_args()
-    measured = {"queries": queries, "cache": cache}[options.what](options.batch, options.repeats, options.small)
+    measured = {"queries": queries, "cache": cache, "grouped": grouped}[options.what](
+        options.batch, options.repeats, options.small
+    )
     for name, value in measured.items():
         print(f"{name:44s} {value:8.2f}")
 

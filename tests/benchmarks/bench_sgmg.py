@@ -5,7 +5,8 @@
 
 The slow truth is written from the paper's formulas: whole complex spectra, a real 3 x 3 convolution in every gate,
 kernels of all decoder layers and queries on features with coordinates beside them, mask and features concatenated for
-every mask that is refined, and every sentence alone with its video encoded anew. Times are processor time, so that
+every mask that is refined, torchvision's windows, transformers' sampling, PyTorch's linear layers, and every sentence
+alone with its video encoded anew. Times are processor time, so that
 a busy machine changes ratios little. Outputs must agree.
 """
 
@@ -18,18 +19,23 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d
+from transformers.models.deformable_detr.modeling_deformable_detr import MultiScaleDeformableAttention
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 from callbacks.matching import SetMatching  # noqa: E402
 from rvos_lightning.core.types import Batch, Clip, ClipMeta, Targets  # noqa: E402
+from rvos_lightning.parts.layers.linear import OneDnnLinear  # noqa: E402
 from rvos_lightning.parts.text.roberta import Roberta, TextSize  # noqa: E402
 from rvos_lightning.systems.sgmg.kernels import PatchKernels  # noqa: E402
 from rvos_lightning.systems.sgmg.network import SgMg, take  # noqa: E402
 from rvos_lightning.systems.sgmg.refiner import Refiner  # noqa: E402
+from rvos_lightning.systems.sgmg.sampling import BagAttention  # noqa: E402
 from rvos_lightning.systems.sgmg.spectral import SpectralBlock  # noqa: E402
 from rvos_lightning.systems.sgmg.video_swin import VideoSwin  # noqa: E402
+from rvos_lightning.systems.sgmg.windows import WindowAttention  # noqa: E402
 
 WORDS = ("the dog that runs to the left", "a bird", "the second car from the right turning", "person in red")
 
@@ -99,6 +105,9 @@ def slow():
         (Refiner, "forward", refine),
         (Refiner, "see", lambda self, fine, coarse: (fine, coarse)),
         (SgMg, "segment", every_layer),
+        (BagAttention, "forward", MultiScaleDeformableAttention.forward),
+        (WindowAttention, "forward", ShiftedWindowAttention3d.forward),
+        (OneDnnLinear, "forward", torch.nn.Linear.forward),
     ]
     kept = [(owner, name, getattr(owner, name)) for owner, name, _ in changes]
     for owner, name, change in changes:

@@ -9,6 +9,7 @@ import torch
 
 from callbacks import MaskWriter
 from rvos_lightning.core.types import Clip, Prediction, SegmentedWindow
+from rvos_lightning.data.lightning_module import VideoDataModule
 from rvos_lightning.data.reader import expected_items
 from rvos_lightning.metrics.layouts import SubmissionError
 from rvos_lightning.metrics.submission import check_zip
@@ -21,8 +22,9 @@ from made_reader import MadeData  # noqa: E402
 def trainer_of(data, folder):
     strategy = SimpleNamespace(barrier=lambda: None)
     return SimpleNamespace(
-        datamodule=data, default_root_dir=str(folder), strategy=strategy, is_global_zero=True, fast_dev_run=False
-    )
+        datamodule=VideoDataModule(data), default_root_dir=str(folder), strategy=strategy, is_global_zero=True,
+        fast_dev_run=False,
+    )  # fmt: skip
 
 
 def play(writer, trainer, reader, windows):

@@ -31,6 +31,22 @@ def mevis(tmp_path):
         referring.mevis(tmp_path / "data", scene, split, hidden=split == "valid")
 
 
+def test_a_recipe_and_a_runs_configuration_are_looked_at_for_their_data(tmp_path, root, capsys):
+    """Nothing else in them is built or even imported."""
+    mevis(tmp_path)
+    data = {"class_path": "rvos_lightning.data.MeViS", "init_args": {"root": str(tmp_path / "data")}}
+    overlay = write_json(tmp_path / "data.yaml", {"data": data})
+    assert main(["-c", str(root / "configs/tiny.yaml"), "-c", str(overlay), "--fast"]) == 0
+    whole = {
+        "model": {"network": {"class_path": "no.such.Network"}},
+        "ckpt_path": None,
+        "data": data,
+        "untrained": True,
+    }
+    assert main(["-c", str(write_json(tmp_path / "config.yaml", whole)), "--fast"]) == 0
+    assert "train: yes" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("flags", [[], ["--fast"]])
 def test_a_sound_data_set(tmp_path, check, flags):
     mevis(tmp_path)

@@ -1,10 +1,12 @@
 """JSON streams, safe paths, folders and zips, run lengths, the mask store, packed lists."""
 
+import itertools
 import json
 import os
 import pickle
 import shutil
 import zipfile
+from pathlib import PurePosixPath
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from rvos_lightning.data.reader import DataError, Item, Video
 from rvos_lightning.data.readers import annotation_files
 from rvos_lightning.data.readers.annotation_files import JsonStream, read_json, safe_path
 from rvos_lightning.data.readers.mevis import MeViSReader
-from rvos_lightning.data.sources import rle_store
+from rvos_lightning.data.sources import table_file
 from rvos_lightning.data.sources.file_tree import Folder, Zip, open_tree
 from rvos_lightning.data.sources.image_files import decode_rgb
 from rvos_lightning.data.sources.packed import Packed
@@ -42,6 +44,16 @@ def test_names_in_annotation_files_cannot_leave_the_root(tmp_path):
         write_json(path, {"videos": {video: entry}})
         with pytest.raises(DataError, match="would leave the data root|plain frame names"):
             MeViSReader(tmp_path, "valid_u")
+
+
+def test_plain_paths_are_known_at_once_and_rightly():
+    """The short way never says other than the long one."""
+    pieces = ("a", "00000.jpg", "_x", "-x", ".", "..", ".hidden", "", "C:", "ü", "a b", "a\\b", "a\0", "x-1.2", "a\n")
+    for parts in itertools.product(pieces, repeat=3):
+        name = "/".join(parts)
+        short = bool(annotation_files.PLAIN.fullmatch(name))
+        assert not short or (str(PurePosixPath(name)) == name and ".." not in parts and "C:" not in parts)
+    assert annotation_files.PLAIN.fullmatch("1-a_b/00000.jpg")
 
 
 def test_links_may_replace_the_folder_but_not_lead_out_of_it(tmp_path):
@@ -83,6 +95,34 @@ def test_frames_are_read_from_zips_in_place(tmp_path, place, method):
     reader = pickle.loads(pickle.dumps(MeViSReader(tmp_path, "valid_u")))  # as a worker gets it
     np.testing.assert_array_equal(reader.read_frames(0, range(6)), plain)
     assert not reader.frames.missing(reader.videos[0])
+
+
+def test_notes_of_a_desktop_hide_no_archive(tmp_path):
+    folder = tmp_path / "JPEGImages"
+    (folder / "one").mkdir(parents=True)
+    (folder / "one" / "00000.jpg").write_bytes(b"x")
+    zipped(folder / "one", folder / "one.zip")
+    zipped(folder, tmp_path / "JPEGImages.zip")
+    (folder / "one" / "00000.jpg").unlink()
+    (folder / "one" / ".DS_Store").touch()
+    assert open_tree(tmp_path, "JPEGImages").names("one") == ["00000.jpg"]
+    (folder / "one.zip").unlink()
+    (folder / "one" / ".DS_Store").unlink()
+    (folder / "one").rmdir()
+    for name in (".DS_Store", "Thumbs.db", "desktop.ini", "._one"):
+        (folder / name).touch()
+    tree = open_tree(tmp_path, "JPEGImages")
+    assert isinstance(tree, Zip) and tree.names("one") == ["00000.jpg"]
+
+
+def test_a_zip_with_backslashes_is_a_zip_with_folders(tmp_path):
+    with zipfile.ZipFile(tmp_path / "v.zip", "w") as file:
+        for name in ("v\\", "v\\one\\", "v\\one\\00000.jpg"):
+            member = zipfile.ZipInfo("x")
+            member.filename, member.create_system = name, 0
+            file.writestr(member, b"" if name.endswith("\\") else b"x")
+    tree = open_tree(tmp_path, "v")
+    assert tree.names() == ["one"] and tree.names("one") == ["00000.jpg"] and tree.read("one/00000.jpg") == b"x"
 
 
 def test_a_damaged_zip_member(tmp_path):
@@ -169,7 +209,7 @@ def test_damaged_run_lengths_are_refused(tmp_path):
         ("text", "not a run-length mask"),
     ):
         with pytest.raises(DataError, match=f"annotation 7.*frame 1.*{message}"):
-            write_store(tmp_path / "s.rles", [Track("7", [None, rle])], "file.json")
+            write_store(tmp_path / "s.rles", lambda rle=rle: [Track("7", [None, rle])], "file.json")
         assert os.listdir(tmp_path) == []  # nothing half-written is left
 
 
@@ -200,20 +240,20 @@ def test_the_store(tmp_path):
     stored([source], build, tmp_path / "cache")
     assert len(builds) == 2
     with pytest.raises(DataError, match="'10' occurs twice"):
-        write_store(tmp_path / "twice.rles", [tracks[0], tracks[0]], source)
+        write_store(tmp_path / "twice.rles", lambda: [tracks[0], tracks[0]], source)
     with pytest.raises(DataError, match="different sizes"):
         masks = [encode(np.ones((2, 2), bool)), encode(np.ones((2, 3), bool))]
-        write_store(tmp_path / "sizes.rles", [Track("a", masks)], source)
+        write_store(tmp_path / "sizes.rles", lambda: [Track("a", masks)], source)
     empty = tmp_path / "empty.rles"
-    write_store(empty, [], source)
+    write_store(empty, list, source)
     assert len(RleStore(empty)) == 0 and RleStore(empty).rows(["a"]).tolist() == [-1]
 
 
 def test_the_store_of_a_read_only_folder_goes_to_the_users_cache(tmp_path, monkeypatch):
     source = write_json(tmp_path / "data" / "masks.json", {})
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(rle_store.os, "access", lambda *_: False)
-    assert str(rle_store.cache_path([source], ".rles")).startswith(str(tmp_path / "home"))
+    monkeypatch.setattr(table_file.os, "access", lambda *_: False)
+    assert str(table_file.cache_path([source], ".rles")).startswith(str(tmp_path / "home"))
 
 
 def test_packed_lists_give_back_what_was_put_in():
@@ -254,3 +294,18 @@ def test_decoders_give_equal_pixels(root, monkeypatch):
     for broken in (b"", b"\xff\xd8nothing", data[:100]):
         with pytest.raises(DataError, match="not a readable image"):
             decode_rgb(broken, "here")
+
+
+@pytest.mark.parametrize(
+    "facts",
+    ["[1]", '{"version": VERSION}', '{"version": VERSION, "tables": [["a", "<f4", 0, [9999999]]]}',
+     '{"version": VERSION, "tables": [["a", "no kind", 0, [3]]]}', '{"version": VERSION, "tables": 7}',
+     '{"version": VERSION, "tables": [["a", "<f4", -8, [3]]]}',
+     '{"version": VERSION, "tables": [["a", "<f4", 0, []]]}'],
+)  # fmt: skip
+def test_a_table_of_contents_that_lies_is_refused_by_the_files_name(tmp_path, facts):
+    said = facts.replace("VERSION", str(table_file.VERSION)).encode()
+    path = tmp_path / "a.store"
+    path.write_bytes(b"\0" * 64 + said + table_file.TAIL.pack(64, len(said), table_file.MAGIC))
+    with pytest.raises(DataError, match=r"a\.store: .*Delete it; it is built anew"):
+        table_file.map_arrays(path)

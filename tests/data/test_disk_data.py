@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from layouts import make_scene, promptable, refer, referring
+from layouts import make_scene, promptable, recent, refer, referring
 
 import rvos_lightning.data as data
 from rvos_lightning.core.types import Batch
@@ -47,6 +47,21 @@ def lvvis(root, scene):
     return promptable.lvvis(root, scene, "val")
 
 
+def lvos(root, scene):
+    recent.lvos(root, scene, "train")
+    return recent.lvos(root, scene, "val")
+
+
+def long_rvos(root, scene):
+    recent.long_rvos(root, scene, "train")
+    return recent.long_rvos(root, scene, "valid")
+
+
+def ref_sav(root, scene):
+    recent.ref_sav(root, scene)
+    return recent.ref_sav_eval(root, scene)
+
+
 CASES = {
     "MeViS": (mevis, True, True),
     "RefYouTubeVOS": (referring.ref_youtube_vos, True, False),
@@ -62,10 +77,14 @@ CASES = {
     "LVVIS": (lvvis, True, True),
     "ESD": (promptable.esd, True, True),
     "SA1B": (promptable.sa1b, True, False),
+    "LVOS": (lvos, True, True),
+    "LongRVOS": (long_rvos, True, True),
+    "YoURVOS": (recent.yourvos, False, True),
+    "RefSAV": (ref_sav, True, True),
 }
 
 
-PROMPTABLE = ("SAV", "DAVIS", "YouTubeVOS", "MOSE", "PUMaVOS", "LVVIS", "ESD", "SA1B")
+PROMPTABLE = ("SAV", "DAVIS", "YouTubeVOS", "MOSE", "PUMaVOS", "LVVIS", "ESD", "SA1B", "LVOS")
 
 
 def build(name, tmp_path):

@@ -7,17 +7,9 @@ import torch
 
 from rvos_lightning import data
 from rvos_lightning.data.reader import Reader
-from rvos_lightning.data.shapes.export import (
-    ALL_VISIBLE,
-    ANY_TARGET,
-    LAYOUTS,
-    ONE_TARGET,
-    STILL,
-    Shot,
-    Source,
-    main,
-    palette,
-)
+from rvos_lightning.data.shapes.export import LAYOUTS, main
+from rvos_lightning.data.shapes.shots import ALL_VISIBLE, ANY_TARGET, ONE_TARGET, STILL, Shot, Source
+from rvos_lightning.data.sources.mask_pictures import palette
 
 SOURCE = Source(videos=2, size=32, frames=5)
 
@@ -70,6 +62,50 @@ def test_mevis(tmp_path: Path) -> None:
     assert module.reader("predict").items[0].objects is None
     batch = next(iter(data.MeViS(tmp_path, size=32, clip_length=3, batch_size=2).train_dataloader()))
     assert batch.clip.frames.shape == (2, 3, 3, 32, 32) and batch.clip.meta[0].source == "mevis"
+
+
+def test_mevis_v2_is_mevis_under_other_names(tmp_path: Path) -> None:
+    written("mevis_v2", tmp_path / "v2")
+    reader = data.MeViS(tmp_path / "v2").reader("train")
+    assert reader.files[0].name == "meta_expressions_v2.json"
+    check_frames(reader, shots("train", ANY_TARGET))
+    check_words(reader, shots("train", ANY_TARGET))
+    assert data.MeViS(tmp_path / "v2").reader("predict").items[0].objects is None
+
+
+@pytest.mark.parametrize(("layout", "kind"), [("long_rvos", data.LongRVOS), ("yourvos", data.YoURVOS)])
+def test_sentences_about_one_object(tmp_path: Path, layout: str, kind: type) -> None:
+    reader = kind(written(layout, tmp_path)).reader("test")
+    check_frames(reader, shots("test", ONE_TARGET), 5 if layout == "yourvos" else 1)
+    check_words(reader, shots("test", ONE_TARGET))
+    if layout == "yourvos":
+        for index, item in enumerate(reader.items):
+            inside = [p for first, last in item.facts.spans for p in range(first, last + 1)]
+            assert inside == reader.visible(index).nonzero()[:, 0].tolist()
+
+
+def test_ref_sav(tmp_path: Path) -> None:
+    module = data.RefSAV(written("ref_sav", tmp_path), captions="short")
+    reader, mine = module.reader("train"), shots("train", ONE_TARGET)
+    check_frames(reader, mine, 4)
+    for index, item in enumerate(reader.items):
+        masks, _ = reader.read_masks(index, range(5))
+        assert torch.equal(masks, truth(mine[reader.videos[item.video].id], (item.objects[0] + 1,)))
+    assert {item.expression for item in reader.items} == {text for s in mine.values() for text, _ in s.expressions}
+    check_words(module.reader("val"), shots("val", ANY_TARGET))
+
+
+@pytest.mark.parametrize(("layout", "kind"), [("lvos", data.LVOS), ("mose_v2", data.MOSE)])
+def test_maps_of_objects(tmp_path: Path, layout: str, kind: type) -> None:
+    reader = kind(written(layout, tmp_path)).reader("train")
+    mine = shots("train", ONE_TARGET if layout == "lvos" else ALL_VISIBLE)
+    for index, item in enumerate(reader.items):
+        masks, annotated = reader.read_masks(index, range(5))
+        expected = truth(mine[reader.videos[item.video].id], (int(item.id),))
+        assert torch.equal(masks, expected)
+        first = int(expected.any(-1).any(-1).nonzero()[0]) if layout == "lvos" else 0
+        assert annotated.tolist() == [t >= first for t in range(5)]
+    assert not list(reader.problems(True))
 
 
 def test_revos(tmp_path: Path) -> None:

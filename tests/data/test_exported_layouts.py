@@ -8,21 +8,29 @@ export = pytest.importorskip("rvos_lightning.data.shapes.export")
 
 READ = {
     "davis": "DAVIS",
+    "long_rvos": "LongRVOS",
+    "lvos": "LVOS",
     "mevis": "MeViS",
+    "mevis_v2": "MeViS",
+    "mose_v2": "MOSE",
+    "own": "OwnVideos",
     "ref_davis": "RefDAVIS",
     "ref_youtube_vos": "RefYouTubeVOS",
     "refcoco": "RefCOCO",
     "revos": "ReVOS",
+    "ref_sav": "RefSAV",
     "sav": "SAV",
+    "yourvos": "YoURVOS",
     "youtube_vos": "YouTubeVOS",
 }
+PROMPTED = {"davis", "lvos", "mose_v2", "sav", "youtube_vos"}
 ABSENT = {("sav", "train"), ("ref_davis", "train")}
 
 
 @pytest.mark.parametrize("layout", sorted(READ))
 def test_export_reader_batch(tmp_path, layout):
     export.main(["--layout", layout, "--out", str(tmp_path / layout), "--videos", "2", "--size", "48"])
-    user = {"simulate_user": data.SimulatedUser()} if layout in ("davis", "sav", "youtube_vos") else {}
+    user = {"simulate_user": data.SimulatedUser()} if layout in PROMPTED else {}
     module = getattr(data, READ[layout])(tmp_path / layout, batch_size=2, clip_length=3, size=48, **user)
     opened = 0
     for split in ("train", "val"):

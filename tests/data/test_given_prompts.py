@@ -83,13 +83,13 @@ def test_faults_are_named(frames: Path, entry: Any, message: str) -> None:
 
 
 def test_bad_files_and_doubled_wishes_are_refused(frames: Path, tmp_path: Path) -> None:
-    for text, message in (("[{", "no JSON"), ("{}", "expected a list"), ("[]", "expected a list")):
+    for text, message in (("[{", "not valid JSON"), ("{}", "expected a list"), ("[]", "expected a list")):
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(DataError, match=rf"bad\.json: {message}"):
             clip_of(frames, str(tmp_path / "bad.json"))
     with pytest.raises(DataError, match=r"absent\.json: cannot be read"):
         clip_of(frames, str(tmp_path / "absent.json"))
-    Image.fromarray(np.full((6, 6), 255, np.uint8)).save(tmp_path / "six.png")
+    Image.fromarray(np.tri(6, dtype=np.uint8) * np.uint8(255)).save(tmp_path / "six.png")
     with pytest.raises(DataError, match="six.png has 6 x 6 pixels, walk 16 x 12"):
         clip_of(frames, [{"object": "dog", "frame": 0, "mask": str(tmp_path / "six.png")}])
     with pytest.raises(DataError, match="not both"):

@@ -14,8 +14,8 @@ from rvos_lightning.data.clips.clips import Units
 from rvos_lightning.data.clips.sampler import Draw
 from rvos_lightning.data.clips.sampling import RandomDistinct, UniformWithOffset
 from rvos_lightning.data.clips.users import UserFactory
-from rvos_lightning.data.module import VideoDataModule
 from rvos_lightning.data.reader import DataError, Item, Reader, Video
+from rvos_lightning.data.video_data import VideoData
 
 
 class Walls(Reader):
@@ -48,7 +48,7 @@ class Walls(Reader):
         return masks, torch.tensor([p % 2 == 0 for p in positions])
 
 
-class Walled(VideoDataModule):
+class Walled(VideoData):
     """One reader for every split."""
 
     def __init__(self, walls: Reader, **kwargs: Any) -> None:
@@ -90,7 +90,7 @@ def test_a_training_batch_of_unequal_videos() -> None:
     for row, meta in enumerate(clip.meta):
         frame = clip.frames[clip.video[row]]
         height, width = meta.size
-        assert torch.allclose(frame[:, 0, 0, 0] * 255, torch.tensor(meta.positions, dtype=torch.float))
+        assert frame[:, 0, 0, 0].tolist() == list(meta.positions)
         assert not frame[..., height:, :].any() and not frame[..., width:].any()
         assert targets.annotated[row].tolist() == [p % 2 == 0 for p in meta.positions]
         assert meta.frames == tuple(f"{p:03d}" for p in meta.positions)
@@ -235,6 +235,17 @@ def test_a_mixture_keeps_its_shares_and_its_batches_pure() -> None:
     assert any(len({m.original_size for m in b.clip.meta}) == 2 for b in mixed)
 
 
+def test_a_mixture_says_what_each_source_gives() -> None:
+    data = mixture(seed=2)
+    rows = data.shares()
+    assert [row["share"] for row in rows.values()] == [0.25, 0.75]
+    assert [row["samples an epoch"] for row in rows.values()] == [20, 60]
+    assert all(row["validated on"] == "-" for row in rows.values())  # nothing was opened for the table
+    data.metrics("val")
+    assert data.shares()["a"]["validated on"].endswith("items of train, as a")  # the toy reader's split
+    assert mixture(weights={"a": 1.0}).shares()["b"]["samples"] == 0
+
+
 def test_a_mixture_uses_every_sample_before_any_twice() -> None:
     clips = mixture(epoch_length=400).train_clips()
     which, sample = clips._plan(0)
@@ -245,8 +256,12 @@ def test_a_mixture_uses_every_sample_before_any_twice() -> None:
 
 
 def test_a_mixture_evaluates_its_sources_in_turn() -> None:
-    videos = [m.original_size for b in mixture().val_dataloader() for m in b.clip.meta]
+    loader = mixture().val_dataloader()
+    batches = list(loader)
+    videos = [m.original_size for b in batches for m in b.clip.meta]
     assert videos == [(8, 8)] * 6 + [(16, 16)] * 40
+    dataset = getattr(loader, "loader", loader).dataset
+    assert dataset.frames == [b.clip.frames.shape[0] * b.clip.time for b in batches]  # what a progress bar counts to
     assert len(list(mixture(evaluate=["a"]).val_dataloader())) == 3
     with pytest.raises(DataError, match=r"data\.weights: 'c' is none of the sources a, b"):
         mixture(weights={"c": 1.0}).train_dataloader()

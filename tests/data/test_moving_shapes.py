@@ -47,11 +47,13 @@ def test_every_kind_speaks_the_vocabulary_and_the_truth(kind: str) -> None:
     visible = []
     for index in range(30):
         item, scene = drawn.items[2 * index], drawn.story(index).scene
-        assert set(item.expression.split()) <= words and item.subsets == (kind,)
+        assert set(item.expression.split()) <= words and item.subsets[0] == kind
         masks, annotated = drawn.read_masks(2 * index, range(8))
         labels = drawn.read_labels(index, range(8))
         assert annotated.all() and torch.equal(masks, sum((labels == o for o in item.objects), torch.zeros_like(masks)))
         assert (len(item.objects) == 0) == (kind == "no_target") and (len(item.objects) > 1) == (kind == "multi")
+        shapes = {scene.things[n - 1].shape for n in item.objects}
+        assert set((item.facts.category or "").split(", ")) - {""} == shapes
         visible.append(bool(masks.any()) or kind == "no_target")
         for number in item.objects:
             thing = scene.things[number - 1]
@@ -142,6 +144,27 @@ def test_unknown_kinds_are_refused_by_name() -> None:
         MovingShapes(batch_size=0).train_dataloader()
 
 
+def test_sentences_that_only_a_direction_tells_are_a_subset() -> None:
+    drawn, counts = reader(kind="attributes"), {"direction": 0, "looks": 0}
+    for index in range(80):
+        scene, item = drawn.story(index // 2).scene, drawn.items[index]
+        asked = scene.things[item.objects[0] - 1]
+        alike = [t for t in scene.things if (t.shape, t.colour, t.size) == (asked.shape, asked.colour, asked.size)]
+        told = "direction" if len(alike) > 1 else "looks"
+        assert item.subsets == ("attributes", told)
+        counts[told] += 1
+    assert min(counts.values()) > 0
+    assert MovingShapes(stills=True).reader("val").items[0].subsets[1:] == ()
+
+
 def test_presets_hold_all_named_subsets() -> None:
     for difficulty in ("medium", "hard"):
         assert {"tracking_bias", "occlusion", "multi", "no_target"} <= set(PRESETS[difficulty].kinds)
+
+
+@pytest.mark.parametrize("size", [511, 512, 1024])
+def test_pictures_of_any_size(size: int) -> None:
+    frames = (
+        MovingShapes(size=size, train_clips=1, clip_length=2, difficulty="medium").reader("train").read_frames(0, [1])
+    )
+    assert tuple(frames.shape) == (1, 3, size, size) and frames.float().std() > 5

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from layouts import make_scene, promptable, refer, referring
+from layouts import make_scene, promptable, recent, refer, referring
 from lightning.pytorch import Trainer
 from test_disk_data import PROMPTABLE, a2d, davis, lvvis, mevis, revos, sav
 
@@ -13,6 +13,7 @@ from callbacks import MaskWriter
 from rvos_lightning.core.module import RVOSModule
 from rvos_lightning.core.seams import Network
 from rvos_lightning.core.types import Prediction
+from rvos_lightning.data.lightning_module import VideoDataModule
 from rvos_lightning.run.score import Options, report, score
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -36,7 +37,7 @@ def unsupervised(root, scene):
 
 
 CASES = {
-    "MeViS": (mevis, "MeViS", {"j_and_f", "j", "f"}),
+    "MeViS": (mevis, "MeViS", {"j_and_f", "n_acc", "final"}),
     "RefYouTubeVOS": (referring.ref_youtube_vos, "RefYouTubeVOS", {"j_and_f", "j", "f"}),
     "RefDAVIS": (referring.ref_davis, "RefDAVISA", {"j_and_f", "j_and_f/annotator_3"}),
     "ReVOS": (revos, "ReVOS", {"j_and_f", "r", "a", "r/reasoning"}),
@@ -47,17 +48,24 @@ CASES = {
     "DAVIS unsupervised": (unsupervised, "DAVISUnsupervised", {"j_and_f", "j_decay"}),
     "YouTubeVOS": (promptable.youtube_vos, "YouTubeVOS", {"g", "j_seen", "f_unseen"}),
     "MOSE": (promptable.mose, "DAVISSemi", {"j_and_f"}),
-    "MOSE v2": (promptable.mose, "MOSEv2", {"j_and_f", "j_disappear"}),
+    "MOSE v2": (recent.mose_v2, "MOSEv2", {"j_and_f", "j_disappear"}),
     "PUMaVOS": (promptable.pumavos, "SAV", {"j_and_f"}),
     "LVVIS": (lvvis, "SAV", {"j_and_f"}),
     "ESD": (promptable.esd, "SAV", {"j_and_f"}),
     "RefCOCO": (lambda root, scene: refer.refcoco(root), "RefCOCO", {"o_iou", "m_iou", "p@0.9"}),
     "GRefCOCO": (lambda root, scene: refer.grefcoco(root), "GRefCOCO", {"g_iou", "c_iou", "n_acc", "t_acc"}),
     "RefZOM": (lambda root, scene: refer.ref_zom(root), "RefZOM", {"o_iou", "m_iou", "acc"}),
+    "OwnVideos": (referring.own, "JAndF", {"j_and_f", "j_and_f/by_anna", "j_and_f/multi", "j_and_f/no_target"}),
+    "OwnVideos objects": (referring.own, "JAndF", {"j_and_f"}),
     "ClipWithMasks": (lambda root, scene: "tests/data/horsejump", "JAndF", {"j_and_f"}),
     "SA1B": (promptable.sa1b, "RefCOCO", {"o_iou"}),
+    "LVOS": (recent.lvos, "LVOS", {"j_and_f", "j_seen", "v_unseen"}),
+    "LongRVOS": (recent.long_rvos, "LongRVOS", {"j_and_f", "t_iou", "v_iou/hybrid"}),
+    "YoURVOS": (recent.yourvos, "YoURVOS", {"j_and_f", "t_iou"}),
+    "RefSAV": (recent.ref_sav_eval, "JAndF", {"j_and_f"}),
 }
 OPTIONS = {
+    "OwnVideos objects": {"items": "objects"},
     "DAVIS unsupervised": {"task": "unsupervised"},
     "MOSE v2": {"version": 2},
     "RefYouTubeVOS": {"val_split": "train"},
@@ -71,7 +79,7 @@ def module_of(name, tmp_path):
     make, _, _ = CASES[name]
     kind = name.split(" ")[0]
     options = {"size": 32, "items_per_video_eval": 1, **OPTIONS.get(name, {})}
-    if kind in PROMPTABLE:
+    if kind in PROMPTABLE or options.get("items") == "objects":
         options["simulate_user"] = data.SimulatedUser()
     module = getattr(data, kind)(make(tmp_path / "x", make_scene(time=14)), **options)
     if kind == "SA1B":
@@ -96,18 +104,18 @@ def test_validate_and_score_agree(name, tmp_path, monkeypatch):
         enable_model_summary=False, use_distributed_sampler=False, accelerator="cpu",
     )  # fmt: skip
     task = RVOSModule(Boxes(), window=4)
-    trainer.validate(task, module, verbose=False)
+    trainer.validate(task, datamodule=VideoDataModule(module), verbose=False)
     validated = {key.removeprefix("val/"): float(value) for key, value in trainer.callback_metrics.items()}
     (metric,) = task.metrics.values()
     reader = module.read("val")
-    assert type(metric).__name__ == CASES[name][1] and reader.licence != "" or name == "ClipWithMasks"
+    assert type(metric.protocol).__name__ == CASES[name][1] and reader.licence != "" or name == "ClipWithMasks"
     scored = score(reader, Options(tmp_path / "masks"))
     assert report(scored).count("\n") >= 1 and CASES[name][2] <= validated.keys()
     again = {key: float(value) for key, value in scored.compute().items()}
-    assert again.keys() == validated.keys() and scored.said == metric.said
+    assert again.keys() == validated.keys() and scored.said == metric.protocol.said
     for key, value in again.items():
         assert value == pytest.approx(validated[key], abs=1e-6) or math.isnan(value) and math.isnan(validated[key])
-    assert metric.main_score in again and any(0 < value < 1 for value in again.values())
+    assert metric.protocol.main_score in again and any(0 < value < 1 for value in again.values())
 
 
 class Headed(Boxes):
@@ -127,8 +135,8 @@ def scores_of(network, module):
         accelerator="cpu",
     )  # fmt: skip
     task = RVOSModule(network)
-    trainer.validate(task, module, verbose=False)
-    said = "; ".join(metric.said for metric in task.metrics.values())
+    trainer.validate(task, datamodule=VideoDataModule(module), verbose=False)
+    said = "; ".join(metric.protocol.said for metric in task.metrics.values())
     return {key.removeprefix("val/"): float(value) for key, value in trainer.callback_metrics.items()}, said
 
 
@@ -160,7 +168,20 @@ def test_sources_of_a_mixture_keep_their_protocols(tmp_path, other, monkeypatch)
         alone, _ = scores_of(Boxes(), sources["other"])
         assert scores["o_iou/refcoco_unc"] == alone["o_iou"]
     else:
-        assert "j_and_f" in scores and not any(key.startswith("j_and_f/clip") for key in scores)
+        for name, source in (("moving_shapes", sources["shapes"]), ("clip_with_masks", sources["other"])):
+            alone, _ = scores_of(Boxes(), source)
+            assert scores[f"j_and_f/{name}"] == pytest.approx(alone["j_and_f"], abs=1e-9)
+        assert scores["j_and_f"] not in (scores["j_and_f/moving_shapes"], scores["j_and_f/clip_with_masks"])
+
+
+def test_sources_of_one_name_are_told_apart(tmp_path):
+    roots = [referring.own(tmp_path / name, make_scene(time=time)) for name, time in (("a", 6), ("b", 14))]
+    sources = {name: data.OwnVideos(root, size=32) for name, root in zip(("street", "lab"), roots, strict=True)}
+    scores, _ = scores_of(Boxes(), data.Mixture(sources))
+    for name, root in zip(sources, roots, strict=True):
+        alone, _ = scores_of(Boxes(), data.OwnVideos(root, size=32))
+        assert scores[f"j_and_f/{name}"] == pytest.approx(alone["j_and_f"], abs=1e-9)
+    assert scores["j_and_f/street"] != scores["j_and_f/lab"]
 
 
 def test_nothing_annotated_is_no_score(tmp_path):

@@ -134,6 +134,91 @@ def test_the_doctor_reads_every_frame_of_own_data(tmp_path, capsys):
     assert "00002" in capsys.readouterr().out
 
 
+def mixed(path, mask):
+    grey(255 if path.stem in ("00002", "00003") else 1)(path, mask)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda root: grey(0)(root / "masks" / "00001.PNG", np.zeros(SIZE, bool)), "two masks of one frame: 00001.PNG"),
+        (
+            lambda root: [mixed(p, np.ones(SIZE, bool)) for p in (root / "masks").iterdir()],
+            "2 of 4 masks hold 0 and 255",
+        ),
+        (lambda root: relabel(root, [0]), r"numbers from 1 \(0 is the background\), found \[0\]"),
+        (lambda root: relabel(root, [True]), r"numbers from 1 .*found \[True\]"),
+        (lambda root: rename(root, None), r"expressions\[0\]\.id must be a name of its own, found None"),
+        (lambda root: rename(root, "0", twice=True), r"\[1\]\.id must be a name of its own, found '0', which another"),
+    ],
+)
+def test_masks_that_contradict_each_other_are_refused(tmp_path, change, words):
+    own(tmp_path, grey(1))
+    ClipWithMasksReader(tmp_path, "val")
+    change(tmp_path)
+    with pytest.raises(DataError, match=words):
+        ClipWithMasksReader(tmp_path, "val")
+
+
+def rename(root, key, twice=False):
+    clip = json.loads((root / "expressions.json").read_text())
+    clip["expressions"] = [{**clip["expressions"][0], "id": key}] * (1 + twice)
+    write_json(root / "expressions.json", clip)
+
+
+def relabel(root, labels):
+    clip = json.loads((root / "expressions.json").read_text())
+    clip["expressions"][0]["labels"] = labels
+    write_json(root / "expressions.json", clip)
+
+
+def test_what_blocks_nothing_is_said_by_reader_and_doctor(tmp_path, capsys, monkeypatch):
+    own(tmp_path, lambda path, mask: grey(1 + (path.stem == "00003"))(path, mask))
+    (tmp_path / "masks" / "00001.png").unlink()
+    with pytest.warns(UserWarning) as said:
+        ClipWithMasksReader(tmp_path, "val")
+    assert ["1 of 4 frames have no mask, the first: 00001", "the values 2 in 1 of 3 masks"] == [
+        words
+        for words in ("1 of 4 frames have no mask, the first: 00001", "the values 2 in 1 of 3 masks")
+        if any(words in str(each.message) for each in said)
+    ]
+    monkeypatch.setenv("COLUMNS", "2000")
+    data = {"class_path": "rvos_lightning.data.ClipWithMasks", "init_args": {"root": str(tmp_path)}}
+    assert main(["-c", str(write_json(tmp_path / "data.yaml", {"data": data}))]) == 0
+    assert "1 of 4 frames have no mask" in capsys.readouterr().out
+
+
+def test_esd_packed_at_any_folder_reads_the_same(tmp_path):
+    promptable.esd(tmp_path / "plain", make_scene())
+    plain = ESDReader(tmp_path / "plain", "train")
+    whole = sorted((tmp_path / "plain").rglob("RGB"))
+    for depth, name in enumerate(["masks", "RGB", "sequence", "part"]):
+        root = tmp_path / name
+        promptable.esd(root, make_scene())
+        for rgb in sorted(root.rglob("RGB")):
+            folder = (rgb / "masks", rgb, rgb.parent, rgb.parents[len(rgb.relative_to(root).parts) - 2])[depth]
+            if folder.is_dir():
+                shutil.make_archive(str(folder), "zip", folder)
+                shutil.rmtree(folder)
+        packed = ESDReader(root, "train", cache=tmp_path / "cache" / name)
+        assert [v.id for v in packed.videos] == [v.id for v in plain.videos] and len(whole) >= 2
+        for item in range(len(plain.items)):
+            assert packed.read_masks(item, range(3))[0].equal(plain.read_masks(item, range(3))[0])
+
+
+def test_esd_masks_that_lost_their_colours_are_refused(tmp_path):
+    promptable.esd(tmp_path, make_scene())
+    path = sorted(tmp_path.rglob("masks/*.png"))[0]
+    with Image.open(path) as image:
+        jpeg_of = np.array(image.convert("RGB"))
+    Image.fromarray(jpeg_of).save(path, "JPEG")
+    with pytest.raises(DataError, match="a JPEG, which changes the colours"):
+        ESDReader(tmp_path, "train")
+    Image.fromarray(jpeg_of[..., 0].astype(np.uint16) * 300).save(path)
+    with pytest.raises(DataError, match="a 16-bit picture"):
+        ESDReader(tmp_path, "train")
+
+
 def lose(folder, suffix=".jpg"):
     """Delete the third frame of every video below a folder."""
     for video in {path.parent for path in folder.rglob(f"*{suffix}")}:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from layouts import make_scene, write_frames, write_palette, write_picture
+from layouts import make_scene, truth, write_frames, write_palette, write_picture
 from layouts import promptable as layouts
 from layouts.referring import davis_tree
 from layouts.scene import Scene
@@ -25,13 +25,6 @@ from rvos_lightning.data.readers.youtube_vos import YouTubeVOSReader
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools 2.0.11
 SAMPLES = Path(__file__).parent / "samples"
-
-
-def truth(reader, item):
-    """Masks of an item on all frames, and which are annotated."""
-    video = reader.videos[reader.items[item].video]
-    masks, annotated = reader.read_masks(item, range(len(video.frames)))
-    return masks.numpy(), annotated.numpy()
 
 
 def test_davis_counts_objects_on_the_first_frame(tmp_path):

@@ -86,6 +86,47 @@ def test_mevis_names_what_is_missing(tmp_path):
         MeViSReader(tmp_path, "train")
 
 
+def test_mevis_v2_as_it_is_downloaded(tmp_path):
+    """Its own names of expression files, frames in a tar, sentences without target, a hidden split."""
+    scene = make_scene()
+    for split in ("train", "valid_u", "valid"):
+        layouts.mevis(tmp_path, scene, split, hidden=split == "valid", version=2)
+    for split in ("train", "valid_u"):
+        reader = MeViSReader(tmp_path, split)
+        assert reader.files[0].name == "meta_expressions_v2.json" and reader.items[3].no_target
+        np.testing.assert_array_equal(truth(reader, 2), scene.masks["one"][1] | scene.masks["one"][2])
+        assert reader.read_frames(0, [0, 5]).shape == (2, 3, *scene.size)
+        assert (
+            reader.protocol().no_target == "accuracy"
+            and "our reading of the challenge's ranking" in reader.protocol().rule
+        )
+    valid = MeViSReader(tmp_path, "valid")
+    assert valid.files[0].name == "meta_expressions_v2_release.json" and valid.items[0].objects is None
+    assert {split: own.items for split, own in valid.counts.items()} == {
+        "train": (27502,), "valid_u": (907,), "valid": (2523,)
+    }  # fmt: skip
+
+
+def test_mevis_says_which_version_is_read(tmp_path):
+    layouts.mevis(tmp_path, make_scene(), version=2)
+    path = tmp_path / "valid_u" / "meta_expressions_v2.json"
+    content = json.loads(path.read_text())
+    for entry in content["videos"].values():
+        del entry["expressions"]["3"]
+    write_json(tmp_path / "valid_u" / "meta_expressions.json", content)
+    with pytest.warns(UserWarning, match=r"meta_expressions_v2.json is read, meta_expressions.json beside it is not"):
+        reader = MeViSReader(tmp_path, "valid_u")
+    assert len(reader.items) == 8 and any("`version` chooses" in problem.what for problem in reader.problems(True))
+    for version, items, no_target in ((1, 6, "score"), (2, 8, "accuracy")):
+        chosen = MeViSReader(tmp_path, "valid_u", version)
+        assert len(chosen.items) == items and chosen.protocol().no_target == no_target
+        assert not list(chosen.problems(True))
+    path.unlink()
+    assert MeViSReader(tmp_path, "valid_u").protocol().no_target == "score"
+    with pytest.raises(Refused, match=r"meta_expressions_v2.json: missing: .*meta_expressions_v2_release.json"):
+        MeViSReader(tmp_path, "valid_u", 2)
+
+
 def test_golden_mevis_files(tmp_path, root):
     """The recorded miniature: overlapping annotations, nulls, videos of two sizes."""
     import shutil

@@ -12,9 +12,14 @@ from torch.utils.data import DistributedSampler
 
 from rvos_lightning.data.clips import sampler as sampler_module
 from rvos_lightning.data.clips.sampler import DrawSampler, EvaluationLoader, ResumableLoader, ShareSampler
+from rvos_lightning.data.lightning_module import VideoDataModule
 
 sys.path.insert(0, str(Path(__file__).parent))
 import toy_run  # noqa: E402
+
+
+def module():
+    return VideoDataModule(toy_run.data())
 
 
 def as_rank(monkeypatch: pytest.MonkeyPatch, rank: int, world: int) -> None:
@@ -68,11 +73,11 @@ def test_another_sampler_is_refused_with_advice() -> None:
 @pytest.mark.parametrize("stop", [1, 5, 11, 12, 15])  # 11 batches an epoch: first, middle, last, next, second epoch
 def test_resume_in_process_equals_an_unbroken_run(tmp_path: Path, stop: int) -> None:
     whole = toy_run.Toy()
-    toy_run.trainer(tmp_path / "whole", 26).fit(whole, datamodule=toy_run.data())
-    toy_run.trainer(tmp_path / "cut", stop).fit(toy_run.Toy(), datamodule=toy_run.data())
+    toy_run.trainer(tmp_path / "whole", 26).fit(whole, datamodule=module())
+    toy_run.trainer(tmp_path / "cut", stop).fit(toy_run.Toy(), datamodule=module())
     rest = toy_run.Toy()
     ckpt = toy_run.newest(tmp_path / "cut")
-    toy_run.trainer(tmp_path / "cut", 26).fit(rest, datamodule=toy_run.data(), ckpt_path=ckpt, weights_only=True)
+    toy_run.trainer(tmp_path / "cut", 26).fit(rest, datamodule=module(), ckpt_path=ckpt, weights_only=True)
     assert rest.seen == whole.seen[stop:]
     assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), rest.state_dict().values(), strict=True))
 
@@ -84,12 +89,15 @@ def test_resume_from_an_epoch_end_checkpoint(tmp_path: Path, when: str, options:
     if when == "validation end" and "limit_val_batches" not in options:
         return
     whole = toy_run.Toy()
-    toy_run.trainer(tmp_path / "whole", 30, **options).fit(whole, datamodule=toy_run.data())
+    toy_run.trainer(tmp_path / "whole", 30, **options).fit(whole, datamodule=module())
     save = toy_run.ModelCheckpoint(tmp_path / "cut", filename="end", save_on_train_epoch_end=when == "train epoch end")
-    toy_run.trainer(tmp_path / "cut", steps, callbacks=[save], **options).fit(toy_run.Toy(), datamodule=toy_run.data())
+    toy_run.trainer(tmp_path / "cut", steps, callbacks=[save], **options).fit(toy_run.Toy(), datamodule=module())
     rest = toy_run.Toy()
     toy_run.trainer(tmp_path / "more", 30, **options).fit(
-        rest, datamodule=toy_run.data(), ckpt_path=str(tmp_path / "cut" / "end.ckpt"), weights_only=True
+        rest,
+        datamodule=module(),
+        ckpt_path=str(tmp_path / "cut" / "end.ckpt"),
+        weights_only=True,
     )
     assert rest.seen == whole.seen[steps:]
     assert torch.equal(whole.weight.weight, rest.weight.weight)
@@ -121,9 +129,9 @@ import sys, json; sys.path.insert(0, {here!r})
 import toy_run
 toy = toy_run.Toy()
 run = toy_run.trainer(toy_run.Path({folder!r}), 3, devices=2, limit_val_batches=1.0, val_check_interval=2)
-run.fit(toy, datamodule=toy_run.data(val_clips={clips}))
+run.fit(toy, datamodule=toy_run.VideoDataModule(toy_run.data(val_clips={clips})))
 toy.evaluated = []
-run.validate(toy, datamodule=toy_run.data(val_clips={clips}), verbose=False)
+run.validate(toy, datamodule=toy_run.VideoDataModule(toy_run.data(val_clips={clips})), verbose=False)
 json.dump([toy.evaluated, toy.total], open({folder!r} + f"/rank{{run.global_rank}}.json", "w"))
 """
 

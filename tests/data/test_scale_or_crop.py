@@ -9,11 +9,13 @@ import torch
 from rvos_lightning.core.optim import EpochDrops
 from rvos_lightning.core.types import ClipMeta, Facts
 from rvos_lightning.data.clips.centred import CentredItems
+from rvos_lightning.data.clips.resizing import fit_size
+from rvos_lightning.data.clips.sample import ClipSample
 from rvos_lightning.data.clips.sampling import Centred
 from rvos_lightning.data.clips.scale_or_crop import PlainWords, ScaleOrCrop
-from rvos_lightning.data.clips.transforms import ClipSample, PhotometricDistortion, fit_size
-from rvos_lightning.data.module import VideoDataModule
+from rvos_lightning.data.clips.transforms import PhotometricDistortion
 from rvos_lightning.data.reader import DataError, Item, Reader, Video
+from rvos_lightning.data.video_data import VideoData
 
 
 def sample(size=(360, 640), text="A  Man\twith a Hat") -> ClipSample:
@@ -75,7 +77,7 @@ class Numbers(Reader):
         return known[:, None, None].expand(-1, 4, 4), known
 
 
-class NumbersData(VideoDataModule):
+class NumbersData(VideoData):
     """Both through the data module, as a user has them."""
 
     def reader(self, split):

@@ -3,22 +3,21 @@
 import numpy as np
 import pytest
 import torch
+from torchvision.transforms.v2 import functional
 
 from rvos_lightning.core.types import ClipMeta
 from rvos_lightning.data.clips.pseudo_video import PseudoVideo
+from rvos_lightning.data.clips.resizing import fit_size, resize_frames, resize_masks
+from rvos_lightning.data.clips.sample import Augmentation, ClipSample
 from rvos_lightning.data.clips.transforms import (
     Affine,
-    Augmentation,
-    ClipSample,
     ColourJitter,
     Greyscale,
     HorizontalFlip,
     MultiScale,
     PhotometricDistortion,
     RandomCrop,
-    fit_size,
     mirror_words,
-    resize_masks,
 )
 
 
@@ -107,3 +106,20 @@ def test_masks_are_resized_about_the_middle() -> None:
     mask[:, 16:48, 8:40] = True
     small = resize_masks(mask, (16, 16))
     assert small[0].nonzero().min(0).values.tolist() == [4, 2] and small.sum() == 64
+
+
+@pytest.mark.parametrize("lead", [(1,), (4,), (2, 5), (0,)])
+def test_masks_resized_together_equal_masks_resized_one_by_one(lead) -> None:
+    masks = torch.rand(*lead, 37, 53, generator=torch.Generator().manual_seed(1)) > 0.6
+    for size in ((37, 53), (64, 40), (19, 91)):
+        together, grey = resize_masks(masks, size), masks.reshape(-1, 1, 37, 53).to(torch.uint8) * 255
+        alone = [functional.resize(each, list(size), antialias=True) > 127 for each in grey]
+        assert together.shape == (*lead, *size)
+        assert all(torch.equal(ours, truth[0]) for ours, truth in zip(together.reshape(-1, *size), alone, strict=True))
+
+
+def test_frames_resized_as_decoders_write_them_equal_contiguous_ones() -> None:
+    frames = torch.randint(0, 256, (3, 3, 37, 53), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    for size in ((37, 53), (64, 40), (19, 91)):
+        resized = resize_frames(frames.contiguous(memory_format=torch.channels_last), size)
+        assert torch.equal(resized, functional.resize(frames, list(size), antialias=True)) and resized.is_contiguous()

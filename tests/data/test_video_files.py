@@ -12,6 +12,7 @@ from PIL import Image
 
 from rvos_lightning.data import ClipWithMasks, MovingShapes, VideoFiles
 from rvos_lightning.data.reader import DataError
+from rvos_lightning.data.sources.frame_names import lost_between
 from rvos_lightning.data.sources.video_files import VideoFootage, open_footage
 
 HORSE = Path(__file__).parent / "horsejump"
@@ -95,6 +96,13 @@ def test_unreadable_paths_are_named(tmp_path: Path, name: str, content: bytes | 
         open_footage(tmp_path / "empty")
 
 
+@pytest.mark.parametrize("path", ["clips", "clips/*"])
+def test_a_folder_of_folders_names_one_to_give(tmp_path: Path, path: str) -> None:
+    (tmp_path / "clips" / "a_horse").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"neither frames .*holds folders: give one, such as .*a_horse"):
+        open_footage(tmp_path / path)
+
+
 @pytest.mark.parametrize("expressions", [[], [" "], ["the dog", ""]])
 def test_empty_expressions_are_refused(expressions: list[str]) -> None:
     with pytest.raises(DataError, match=r"data\.expressions"):
@@ -152,3 +160,34 @@ def test_faults_of_a_clip_are_named(tmp_path: Path) -> None:
             ClipWithMasks(copy_of(tmp_path / str(number), **change)).reader("val")
     with pytest.raises(DataError, match=r"expressions\.json: missing"):
         ClipWithMasks(tmp_path / "nothing").reader("val")
+
+
+def still(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((6, 8, 3), 90, np.uint8)).save(path)
+    return path
+
+
+def test_inputs_that_would_be_passed_over_are_named(tmp_path: Path, film: tuple[Path, torch.Tensor]) -> None:
+    still(tmp_path / "both" / "1.jpg")
+    shutil.copy(film[0], tmp_path / "both" / "a.mp4")
+    with pytest.raises(DataError, match=r"1 pictures and 1 films in one place, e\.g\. 1\.jpg and a\.mp4: .*'\*\.mp4'"):
+        open_footage(tmp_path / "both")
+    assert [one.id for one in open_footage(tmp_path / "both" / "*.mp4")] == ["a"]
+    still(tmp_path / "kinds" / "1.jpg")
+    still(tmp_path / "kinds" / "2.tif")
+    with pytest.raises(DataError, match=r"2\.tif: pictures of this kind are not read"):
+        open_footage(tmp_path / "kinds")
+
+
+def test_a_gap_between_frames_is_said(tmp_path: Path) -> None:
+    for name in ("f8", "f9", "f10", "f12", "f13"):
+        still(tmp_path / f"{name}.jpg")
+    with pytest.warns(UserWarning, match=r"frame f11 missing between its neighbours"):
+        (footage,) = open_footage(tmp_path)
+    assert footage.frames == ("f8", "f9", "f10", "f12", "f13")
+
+
+def test_lost_frames_are_counted_where_numbers_count_frames():
+    assert lost_between(["a1", "a2", "a3", "a5", "a6"]) == ["a4"] and lost_between(["1", "3", "5", "9"]) == ["7"]
+    assert lost_between(["1", "2", "3", "20240101120000"]) == []  # at once: nobody lists twenty billion names

@@ -16,7 +16,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
 
 from rvos_lightning.core.types import Batch
-from rvos_lightning.data.clips.transforms import Augmentation, ClipSample
+from rvos_lightning.data.clips.sample import Augmentation, ClipSample
+from rvos_lightning.data.lightning_module import VideoDataModule
 from rvos_lightning.data.shapes.moving_shapes import MovingShapes
 
 
@@ -106,7 +107,7 @@ def main() -> None:
     callbacks = [KillAt(int(sys.argv[5]))] if len(sys.argv) > 5 else []
     toy = Toy()
     run = trainer(folder, steps, devices, callbacks)
-    run.fit(toy, datamodule=data(workers), ckpt_path=newest(folder), weights_only=True)
+    run.fit(toy, datamodule=VideoDataModule(data(workers)), ckpt_path=newest(folder), weights_only=True)
     if run.is_global_zero:
         torch.save({"state": toy.state_dict(), "seen": toy.seen}, folder / "end.pt")
 

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from callbacks.masks import dice_loss
-from rvos_lightning.core.seams import Choose, Chooser, ChoosingNetwork
+from rvos_lightning.core.objectives import Chooser
+from rvos_lightning.core.seams import Choose, ChoosingNetwork
 from rvos_lightning.core.types import Batch, Candidates, ChosenPrediction, Clip, State
 from rvos_lightning.systems.tiny.film_adapter import WordEncoder
 

@@ -135,7 +135,8 @@ def become(asked: dict[str, Any]) -> None:
     os.environ.clear()
     os.environ.update(asked["environment"])
     sys.executable = asked["executable"]
-    atexit.register(gc.unfreeze)  # so that it ends as others do
+    status: list[int] = []
+    atexit.register(leave, status)  # the first that is registered is the last that is called
     random.seed()  # a process of its own draws numbers of its own; torch's first seed is always the same
     numpy.random.seed()
     words = list(asked["words"])
@@ -147,12 +148,36 @@ def become(asked: dict[str, Any]) -> None:
     kind, name, rest = (words[0], words[1], words[2:]) if words[0] in ("-m", "-c") else ("", words[0], words[1:])
     sys.path.insert(0, os.getcwd() if kind else str(Path(name).resolve().parent))
     sys.argv[:] = [kind or name, *rest]
-    if kind == "-m":
-        runpy.run_module(name, run_name="__main__", alter_sys=True)
-    elif kind == "-c":
-        exec(compile(name, "<string>", "exec"), {"__name__": "__main__"})  # noqa: S102
-    else:
-        runpy.run_path(name, run_name="__main__")
+    try:
+        if kind == "-m":
+            runpy.run_module(name, run_name="__main__", alter_sys=True)
+        elif kind == "-c":
+            exec(compile(name, "<string>", "exec"), {"__name__": "__main__"})  # noqa: S102
+        else:
+            runpy.run_path(name, run_name="__main__")
+        status.append(0)
+    except SystemExit as error:
+        if error.code is None or isinstance(error.code, int):
+            status.append((error.code or 0) & 0xFF)
+        raise
+
+
+def leave(status: list[int]) -> None:
+    """End where only the libraries' own modules are left to be taken apart, which takes longer than most tests' work.
+
+    Threads have been waited for, and whatever was registered for the end has been called.
+
+    Args:
+        status: what to end with; empty where the interpreter has something to say first, and so ends by itself.
+    """
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:  # a reader has left: the interpreter says so by its own status
+        return
+    for known in status:
+        os._exit(known)
+    gc.unfreeze()  # so that it ends as others do
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ SMALL = [
     "--trainer.accelerator", "cpu", "--trainer.max_steps", "20",
     "--trainer.check_val_every_n_epoch", "1", "--trainer.val_check_interval", "1.0",
     "--trainer.enable_progress_bar", "false",
-    "--callbacks.progress", "null", "--callbacks.film", "null", "--callbacks.overlay", "null",
+    "--callbacks.curves", "null", "--callbacks.film", "null", "--callbacks.overlay", "null",
     "--callbacks.scores", "null", "--callbacks.last.every_n_steps", "2",
 ]  # fmt: skip
 DDP = ["--trainer.strategy", "ddp", "--trainer.devices", "2"]

@@ -3,7 +3,8 @@
 import torch
 from torch import nn
 
-from rvos_lightning.core.seams import Network, Objective
+from rvos_lightning.core.objectives import Objective
+from rvos_lightning.core.seams import Network
 from rvos_lightning.core.types import Batch, Clip, ClipMeta, Prediction, Targets
 from rvos_lightning.parts.weights import freeze, mark_reproducible
 

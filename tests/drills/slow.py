@@ -5,7 +5,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from rvos_lightning.core.seams import MaskSink
+from rvos_lightning.core.sinks import MaskSink
 from rvos_lightning.core.types import SegmentedWindow
 
 

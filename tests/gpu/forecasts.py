@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
+from rvos_lightning.core.objectives import find_chooser
 from rvos_lightning.core.optim import param_groups
-from rvos_lightning.core.seams import find_chooser
 from rvos_lightning.run.forecast import Plan, enlarged
 from rvos_lightning.run.forecast_memory import per_gpu
 

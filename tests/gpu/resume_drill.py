@@ -42,6 +42,7 @@ def fit(strategy: str, device: str, folder: Path, steps: int, *more: str) -> Non
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     """One file of the last checkpoint, whatever the strategy wrote."""
     made = folder / "whole.safetensors"
+    made.unlink(missing_ok=True)
     rvos("convert", "run", str(folder / "checkpoints" / "last.ckpt"), str(made))
     return load_file(made)
 

@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 import torch
-from lightning.pytorch import LightningDataModule
 from made_masks import video
 
 from rvos_lightning.data.reader import Item, Reader, Video
+from rvos_lightning.data.video_data import VideoData
 from rvos_lightning.metrics import SAV, JAndF, LongRVOS, MeViS, RefDAVISA, RefYouTubeVOS, ReVOS
 from rvos_lightning.metrics.layouts import LAYOUTS
 
@@ -58,12 +58,12 @@ class MadeReader(Reader):
                 yield own, part.masks[:, start : start + size]
 
 
-class MadeData(LightningDataModule):
-    """What `score` asks of a data module."""
+class MadeData(VideoData):
+    """A data set of the recorded masks."""
 
     def __init__(self, name: str = "mevis", annotated_every: int = 1, hidden: bool = False) -> None:
         super().__init__()
         self.own = MadeReader(name, annotated_every, hidden)
 
-    def read(self, split: str) -> Reader | None:
+    def reader(self, split: str) -> Reader | None:
         return self.own if split in ("val", "predict") else None

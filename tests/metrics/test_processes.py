@@ -12,6 +12,7 @@ from launch import python
 from made_masks import chosen, cut, video
 
 from rvos_lightning import metrics
+from rvos_lightning.metrics.torch_metric import TorchMetric
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``compute`` method")  # on ranks and sets with nothing
 GROUPS = {
@@ -39,7 +40,7 @@ def share(metric, rank, world, split_items):
 
 
 def scores_of(name, rank=0, world=1):
-    metric = getattr(metrics, name)()
+    metric = TorchMetric(getattr(metrics, name)())
     share(metric, rank, world, split_items=name not in ("RefDAVISA", "DAVISUnsupervised"))
     values = {key: value.item().hex() for key, value in metric.compute().items()}
     table = metric.table()

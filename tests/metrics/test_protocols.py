@@ -1,5 +1,6 @@
 """What the recordings cannot show of each protocol: options, missing facts, refusals."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -39,6 +40,8 @@ def test_mevis_v2_accuracies():
     assert (float(scores["n_acc"]), float(scores["t_acc"])) == (0.5, 0.5)
     j = j_and_f(masks[2:], targets.masks[2:])[0].mean()
     assert float(scores["j"]) == pytest.approx(float(j), abs=1e-14)
+    assert float(scores["final"]) == pytest.approx((float(scores["j_and_f"]) + 1.0) / 3, abs=1e-14)
+    assert math.isnan(float(scores["final/no_target"]))
     with pytest.raises(ValueError, match="score .v1. or accuracy"):
         MeViS(no_target="drop")
 
@@ -173,6 +176,26 @@ def test_refcoco_thresholds_include_equality_unless_strict():
     assert float(loose.compute()["o_iou"]) == 0.75 and float(loose.compute()["m_iou"]) == 0.75
 
 
+def test_a_square_canvas_weighs_pictures_otherwise():
+    """IoU 0.9 of 10,000 pixels in 640x480 and 0.1 of 1,000 in 240x240."""
+    one = still("a", (0, 90, 0, 100), (0, 100, 0, 100), (480, 640))
+    other = still("b", (0, 10, 0, 10), (0, 20, 0, 50), (240, 240))
+    scores = {}
+    for canvas in (0, 240, 480):
+        metric = RefCOCO(canvas=canvas)
+        metric.update(one)
+        metric.update(other)
+        scores[canvas] = {name: float(value) for name, value in metric.compute().items()}
+        assert ("on squares of" in metric.rule) == bool(canvas)
+    assert scores[0]["o_iou"] == pytest.approx(9100 / 11000) and scores[0]["m_iou"] == pytest.approx(0.5)
+    # 640x480 to 240x240: heights halve, widths shrink to 3/8, so that 10,000 pixels become 50 x 37
+    assert scores[240]["o_iou"] == pytest.approx((45 * 37 + 100) / (50 * 37 + 1000)) and scores[240]["m_iou"] == 0.5
+    assert scores[480]["o_iou"] == pytest.approx((90 * 75 + 400) / (100 * 75 + 4000))
+    for metric in (GRefCOCO(canvas=480), RefZOM(canvas=480)):
+        metric.update(other)
+        assert float(metric.compute()["m_iou"]) == pytest.approx(0.1) and "squares of 480" in metric.rule
+
+
 def test_grefcoco_judges_silence_by_pixels_without_a_head():
     metric = GRefCOCO(empty_pixels=50)
     metric.update(still("silent", (0, 7, 0, 7), None, no_target=True))  # 49 pixels are cleared
@@ -244,3 +267,8 @@ def test_merging_equals_counting_how_many_objects_came_before(objects):
     merged = merge_objects(masks)
     assert torch.equal(merged, masks & (masks.cumsum(0) == 1)) and torch.equal(masks, before)
     assert torch.equal(merged.any(0), masks.any(0)) and int(merged.sum(0).max()) == 1
+    apart = torch.nn.functional.one_hot(torch.randint(0, 300, (2, 9, 11)), 300).movedim(-1, 0).bool()
+    for alone in (apart, apart[:200], apart[:, :0]):  # masks that nobody else claims need no copy
+        assert torch.equal(merge_objects(alone), alone)
+    crowd = torch.ones(257, 1, 2, 2, dtype=torch.bool)  # as many as a byte counts, and one
+    assert merge_objects(crowd).flatten(1).all(1).nonzero().tolist() == [[0]]

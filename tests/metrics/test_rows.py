@@ -15,6 +15,7 @@ from rvos_lightning.core.types import Facts
 from rvos_lightning.metrics import JAndF
 from rvos_lightning.metrics.region_boundary import j_and_f
 from rvos_lightning.metrics.tables import write_table
+from rvos_lightning.metrics.torch_metric import TorchMetric
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``compute`` method")  # on ranks and sets with nothing
 CLASSES = [name for name in metrics._WHERE if name != "j_and_f"]
@@ -89,7 +90,9 @@ def test_wrong_sizes_and_positions_are_refused():
 @pytest.mark.parametrize("name", CLASSES)
 def test_every_class(name):
     metric = getattr(metrics, name)()
-    assert isinstance(metric, Metric) and metric.higher_is_better and len(metric.rule) > 20
+    assert len(metric.rule) > 20
+    metric = TorchMetric(metric)
+    assert isinstance(metric, Metric) and metric.higher_is_better
     copy = pickle.loads(pickle.dumps(metric))
     groups = {"annotator": [0, 0], "object": [1, 2], "kind": ["referring", "reasoning"], "seen": [True, False]}
     copy.update(video("a", 2, 6, seed=4, **groups))

@@ -1,6 +1,7 @@
 """Scoring files equals scoring tensors."""
 
 import csv
+import zipfile
 from dataclasses import replace
 
 import pytest
@@ -60,6 +61,32 @@ def test_missing_files_are_refused_or_empty(tmp_path):
     assert score(reader, Options(folder.root, missing="empty")).compute()["j"] > 0
     with pytest.raises(SubmissionError, match="no such folder or zip"):
         score(reader, Options(tmp_path / "nowhere"))
+
+
+def test_masks_that_are_missing_are_counted_and_none_at_all_is_refused(tmp_path, capsys):
+    reader, folder = write(tmp_path, "mevis")
+    (folder.root / "u/0/00010.png").unlink()
+    score(reader, Options(folder.root, missing="empty"))
+    said = capsys.readouterr().err
+    assert said.startswith("1 of ") and "missing and count as empty, first u/0/00010.png" in said
+    (tmp_path / "other").mkdir()
+    with pytest.raises(SubmissionError, match="missing u/0/00000.png"):
+        score(reader, Options(tmp_path / "other", missing="empty"))
+
+
+def test_a_zip_of_windows_is_read_and_other_capitals_are_named(tmp_path):
+    reader, folder = write(tmp_path, "mevis")
+    with zipfile.ZipFile(tmp_path / "windows.zip", "w") as archive:
+        for path in folder.root.rglob("*.png"):
+            member = zipfile.ZipInfo("x")
+            member.filename, member.create_system = str(path.relative_to(folder.root)).replace("/", "\\"), 0
+            archive.writestr(member, path.read_bytes())
+    expected = score(reader, Options(folder.root)).compute()
+    assert score(reader, Options(tmp_path / "windows.zip")).compute() == expected
+    for path in folder.root.rglob("*.png"):
+        path.rename(path.with_suffix(".PNG"))
+    with pytest.raises(SubmissionError, match="names differ in capitals: it has u/0/00000.PNG"):
+        score(reader, Options(folder.root))
 
 
 @pytest.fixture

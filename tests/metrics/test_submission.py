@@ -1,5 +1,6 @@
 """Folders, zips and refusals, for every layout."""
 
+import time
 import zipfile
 
 import numpy as np
@@ -10,6 +11,8 @@ from PIL import Image
 
 from rvos_lightning.core.types import Facts
 from rvos_lightning.data.reader import expected_items
+from rvos_lightning.data.whole import WriteError
+from rvos_lightning.metrics import submission
 from rvos_lightning.metrics.id_maps import merge_objects
 from rvos_lightning.metrics.layouts import LAYOUTS, SubmissionError, files_of, voc_palette
 from rvos_lightning.metrics.submission import MaskFolder, SavedMasks, check_zip
@@ -146,3 +149,56 @@ def test_wrong_sizes_labels_and_names_are_refused(tmp_path):
         MaskFolder(tmp_path, "mevis").write(replace(metas[0], video="../x"), masks[0])
     with pytest.raises(SubmissionError, match="choose plain, mevis"):
         MaskFolder(tmp_path, "refcoco")
+
+
+def test_one_picture_that_fails_leaves_none_half_written(tmp_path, monkeypatch):
+    encode = submission._encode
+    monkeypatch.setattr(submission, "_encode", lambda *picture: time.sleep(0.1) or encode(*picture))
+    reader = MadeReader("mevis")
+    metas, _ = next(reader.windows(4))
+    masks = torch.rand(len(metas[0].frames), *metas[0].original_size) > 0.5
+    names = list(files_of(metas[0], LAYOUTS["mevis"]))
+    (tmp_path / "m" / names[0]).mkdir(parents=True)
+    folder = MaskFolder(tmp_path / "m", "mevis", threads=len(names) - 1)
+    with pytest.raises(WriteError, match="Is a directory"):
+        folder.write(metas[0], masks)
+    assert not list(tmp_path.rglob(".*")) and all((tmp_path / "m" / name).is_file() for name in names[1:])
+
+
+def soft(image, path):
+    greys = np.arange(image.width * image.height, dtype=np.uint8)
+    Image.fromarray(greys.reshape(image.height, image.width)).save(path)
+
+
+def half(image, path):
+    image.resize((image.width // 2, image.height // 2), Image.Resampling.NEAREST).save(path)
+
+
+REMADE = {
+    "jpeg": (lambda image, path: image.convert("L").save(path, "JPEG"), "is a JPEG, which changes values"),
+    "colours": (lambda image, path: image.convert("RGB").save(path), "has mode RGB; masks are palette"),
+    "half": (half, "Save masks at the size"),
+    "soft": (soft, "grey values: soft edges or probabilities"),
+}
+
+
+@pytest.mark.parametrize("kind", REMADE)
+def test_pictures_that_are_no_masks_of_their_frames_are_refused(kind, tmp_path):
+    remake, words = REMADE[kind]
+    reader, folder = written(tmp_path, "mevis")
+    meta = next(meta for meta in expected_items(reader) if meta.original_size != (0, 0))
+    path = tmp_path / "mevis" / files_of(meta, folder.layout)[0]
+    with Image.open(path) as image:
+        remake(image.copy(), path)
+    with pytest.raises(SubmissionError, match=words) as caught:
+        SavedMasks(tmp_path / "mevis", "mevis").read(meta)
+    assert path.name in str(caught.value) and str(caught.value).count("\n") < 5
+
+
+def test_a_table_that_cannot_be_written_is_refused_before_scoring(tmp_path, capsys, monkeypatch):
+    from rvos_lightning.run import score
+
+    monkeypatch.setattr(score, "score", lambda reader, options: pytest.fail("hours of scoring"))
+    words = ["--data", "ClipWithMasks", "--data.root", str(tmp_path), "--predictions", str(tmp_path)]
+    assert score.main([*words, "--table", str(tmp_path / "t.txt")]) == 1
+    assert "t.txt: a score table is written as .csv or .parquet, not .txt" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from lightning.pytorch import LightningDataModule
 from samwise_recordings import IdTokenizer, Recording, clip_of, draw  # noqa: F401 (named by flag)
 from torch.utils.data import DataLoader
 
-from rvos_lightning.core.seams import MaskSink
+from rvos_lightning.core.sinks import MaskSink
 from rvos_lightning.core.types import Batch, Clip, ClipMeta, SegmentedWindow
 from rvos_lightning.data.clips.given_prompts import GivenPrompts, GivingUser
 from rvos_lightning.systems.sa2va.mllm_prompter import MLLMPrompter
@@ -21,7 +21,6 @@ from rvos_lightning.systems.sa2va.outputs import SpokenPrompt
 from rvos_lightning.systems.sam_i2v.memory_selector import MemorySelector
 
 MEAN, STD = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-I2V_SIZE = (270, 480)
 
 
 class SamwiseClip(LightningDataModule):
@@ -43,10 +42,12 @@ class I2vClip(LightningDataModule):
 
     def __init__(self, frames: int) -> None:
         super().__init__()
-        pixels = sam_i2v_rule.given("e2e.frames", 7, 3, 1024, 1024)[:frames] * STD + MEAN
+        count, *size = sam_i2v_rule.FRAMES
+        pixels = sam_i2v_rule.given("e2e.frames", count, 3, *size)[:frames] * STD + MEAN
         names = tuple(map(str, range(frames)))
-        meta = [ClipMeta("v", "0", names, (1024, 1024), I2V_SIZE, tuple(range(frames)))]
-        user = GivingUser(GivenPrompts([{"object": "0", "frame": 0, "clicks": [[200, 100]]}]), meta)
+        meta = [ClipMeta("v", "0", names, tuple(size), sam_i2v_rule.SIZE, tuple(range(frames)))]
+        *xy, frame = sam_i2v_rule.CLICK
+        user = GivingUser(GivenPrompts([{"object": "0", "frame": frame, "clicks": [xy]}]), meta)
         self.batch = Batch(Clip(pixels[None], torch.zeros(1, dtype=torch.long), None, meta, user))
 
     def predict_dataloader(self) -> DataLoader:

@@ -11,9 +11,14 @@ import numpy as np
 import torch
 from once import seeded
 from safetensors import safe_open
+from stated import readme, stated
 from torch import Tensor, nn
 
 FOLDER = Path(os.environ.get("RVOS_GOLDEN", Path(__file__).parents[1] / "golden")) / "sam_i2v"
+README = readme(FOLDER)
+SIZE = stated(README, r"stated video size (\d+)x(\d+)", (270, 480))
+CLICK = stated(README, r"one positive click \((\d+),(\d+)\) on frame (\d+)", (200, 100, 0))
+FRAMES = stated(README, r"`e2e\.frames` \((\d+),3,(\d+),(\d+)\)", (7, 1024, 1024))
 
 _FIFTY = (
     "attention_biases", "positional_encoding_gaussian_matrix", ".gamma", "mask_tokens.weight", "iou_token.weight",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from once import one_full_size
-from stated import readme, stated
+from stated import stated
 from torch import Tensor
 from torch.nn import functional
 
@@ -15,14 +15,11 @@ from rvos_lightning.core.network import PromptedSegmenter
 from rvos_lightning.core.types import Clip, ClipMeta, UserPrompt
 from rvos_lightning.systems.sam_i2v.memory_selector import MemorySelector
 from rvos_lightning.systems.sam_i2v.predictor import VideoPredictor
-from tests.parity.sam_i2v_rule import FOLDER, Recording, ellipse, given, recordings
+from tests.parity.sam_i2v_rule import CLICK, FRAMES, README, SIZE, Recording, ellipse, given, recordings
 from tests.parity.test_sam_i2v import network
 from tests.parity.test_sam_i2v_training import MEAN, STD
 
 pytestmark = pytest.mark.xdist_group("sam_i2v")
-README = readme(FOLDER)
-SIZE = stated(README, r"stated video size (\d+)x(\d+)", (270, 480))
-CLICK = stated(README, r"one positive click \((\d+),(\d+)\) on frame (\d+)", (200, 100, 0))
 CORRECTION = stated(README, r"a negative click \((\d+),(\d+)\) on the already tracked frame (\d+)", (300, 200, 3))
 ELLIPSE = stated(README, r"object 1: GT mask E\((\d+),(\d+),(\d+),(\d+),(\d+),(\d+)\)", (*SIZE, 120, 200, 50, 80))
 POINTS = re.search(r"points of \[(.*?)\]", README)
@@ -42,8 +39,8 @@ def injected(recording: Recording, start: str) -> Callable[[Tensor, int], Tensor
 
 
 def predictor(model: PromptedSegmenter, time: int, items: int) -> VideoPredictor:
-    frames = (given("e2e.frames", time, 3, 1024, 1024) * STD + MEAN)[None]
-    meta = [ClipMeta("v", str(i), (), (1024, 1024), SIZE) for i in range(items)]
+    frames = (given("e2e.frames", time, 3, *FRAMES[1:]) * STD + MEAN)[None]
+    meta = [ClipMeta("v", str(i), (), FRAMES[1:], SIZE) for i in range(items)]
     return VideoPredictor.of(model, Clip(frames, torch.zeros(items, dtype=torch.long), None, meta), chunk=4)
 
 

@@ -14,8 +14,7 @@ from torch import nn
 from callbacks.cme import CMESupervision, released_labels, switch_loss
 from callbacks.masks import DiceFocal, dice_loss, focal_loss
 from rvos_lightning.core.types import Batch, Features, Prediction, Targets
-from rvos_lightning.data.clips.resize_rules import inference_size
-from rvos_lightning.data.clips.transforms import fit_size
+from rvos_lightning.data.clips.resizing import fit_size, inference_size
 from rvos_lightning.parts.layers.resize import resize_logits
 from rvos_lightning.parts.segmenters.sam2 import Sam2
 from rvos_lightning.systems.samwise.conditional_memory import ConditionalMemoryEncoder, switched_mask

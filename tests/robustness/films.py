@@ -20,11 +20,12 @@ def picture(number: int, height: int = 48, width: int = 64) -> np.ndarray:
 
 
 def write_film(path: Path, numbers: Sequence[int], size: tuple[int, int] = (48, 64), **how: Any) -> Path:
-    """H.264 by default; `how`: codec, format, gop, bf."""
+    """H.264 by default; `how`: codec, format, gop, bf, faststart."""
     import av
 
     options = {"g": str(how.get("gop", 12)), "bf": str(how.get("bf", 0)), "crf": "4"}
-    with av.open(str(path), "w", format=how.get("format")) as container:
+    muxer = {"movflags": "faststart"} if how.get("faststart") and path.suffix in (".mp4", ".mov") else {}
+    with av.open(str(path), "w", format=how.get("format"), options=muxer) as container:
         stream = container.add_stream(how.get("codec", "libx264"), rate=Fraction(25), options=options)
         stream.width, stream.height, stream.pix_fmt = size[1], size[0], how.get("pix_fmt", "yuv420p")
         for number in numbers:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from films import write_film
-from layouts import make_scene, promptable, refer, referring, write_palette
+from layouts import make_scene, promptable, recent, refer, referring, tarred, write_palette
 from layouts.scene import Scene
 from PIL import Image
 
@@ -66,11 +66,32 @@ def _zipped(make: Callable[[Path, Scene], Any], folder: str) -> Callable[[Path, 
     return made
 
 
+def _tarred(make: Callable[[Path, Scene], Any], folder: str, top: str = ".") -> Callable[[Path, Scene], Any]:
+    def made(root: Path, scene: Scene) -> None:
+        make(root, scene)
+        tarred(root / folder, top)
+
+    return made
+
+
 def _a2d_films(root: Path, scene: Scene) -> None:
     referring.a2d(root, scene, extracted=False)
     (root / "Release" / "clips320H").mkdir(parents=True)
     for video, frames in scene.frames.items():
         write_film(root / "Release" / "clips320H" / f"{video}.mp4", range(len(frames)), scene.size, pix_fmt="yuv444p")
+
+
+def own_films(root: Path, scene: Scene) -> None:
+    referring.own(root, scene, ("val",))
+    path = root / "val" / "annotations.json"
+    content = json.loads(path.read_text())
+    for video, entry in content["videos"].items():
+        shutil.rmtree(root / "val" / "frames" / video)
+        write_film(
+            root / "val" / "frames" / f"{video}.mp4", range(len(entry.pop("frames"))), scene.size, pix_fmt="yuv444p"
+        )
+        entry["film"] = f"{video}.mp4"
+    path.write_text(json.dumps(content))
 
 
 def _coco(root: Path, scene: Scene) -> None:
@@ -80,6 +101,8 @@ def _coco(root: Path, scene: Scene) -> None:
 LAYOUTS = {
     "mevis": Layout(referring.mevis, "MeViS", ("valid_u",)),
     "mevis zipped": Layout(_zipped(referring.mevis, "valid_u/JPEGImages"), "MeViS", ("valid_u",)),
+    "mevis v2": Layout(lambda r, s: referring.mevis(r, s, version=2), "MeViS", ("valid_u",)),
+    "mevis v2 hidden": Layout(lambda r, s: referring.mevis(r, s, "valid", True, 2), "MeViS", ("valid",)),
     "mevis hidden": Layout(lambda r, s: referring.mevis(r, s, "valid", hidden=True), "MeViS", ("valid",)),
     "revos": Layout(referring.revos, "ReVOS", ("valid",)),
     "ref_youtube_vos": Layout(referring.ref_youtube_vos, "RefYouTubeVOS", ("train", "valid")),
@@ -97,14 +120,29 @@ LAYOUTS = {
     "sav val": Layout(promptable.sav_val, "SAV", ("val",)),
     "youtube_vos": Layout(promptable.youtube_vos, "YouTubeVOS", ("train", "valid")),
     "mose": Layout(promptable.mose, "MOSE", ("train", "valid")),
+    "mose tarred": Layout(_tarred(promptable.mose, "train"), "MOSE", ("train", "valid")),
+    "mose v2": Layout(recent.mose_v2, "MOSE", ("train", "valid"), {"version": 2}),
+    "lvos": Layout(recent.lvos, "LVOS", ("val",)),
+    "long_rvos": Layout(recent.long_rvos, "LongRVOS", ("valid",)),
+    "long_rvos tarred": Layout(_tarred(recent.long_rvos, "valid/Annotations"), "LongRVOS", ("valid",)),
+    "yourvos": Layout(recent.yourvos, "YoURVOS", ("test",)),
+    "ref_sav": Layout(recent.ref_sav, "RefSAV", ("train",), {"captions": "both"}),
+    "ref_sav checked": Layout(recent.ref_sav_eval, "RefSAV", ("valid",)),
     "pumavos": Layout(promptable.pumavos, "PUMaVOS", ("all",)),
     "lvvis": Layout(promptable.lvvis, "LVVIS", ("val",)),
     "esd": Layout(promptable.esd, "ESD", ("train", "test")),
     "sa1b": Layout(promptable.sa1b, "SA1B", ("train",)),
+    "sa1b tarred": Layout(_tarred(promptable.sa1b, "sa_000000"), "SA1B", ("train",)),
     "refcoco": Layout(lambda r, s: refer.refcoco(r), "RefCOCO", ("train", "testA")),
     "refcoco coco": Layout(_coco, "RefCOCO", ("train",)),
     "grefcoco": Layout(lambda r, s: refer.grefcoco(r), "GRefCOCO", ("val",)),
     "ref_zom": Layout(lambda r, s: refer.ref_zom(r), "RefZOM", ("test",)),
+    "own videos": Layout(referring.own, "OwnVideos", ("train", "val")),
+    "own videos hidden": Layout(lambda r, s: referring.own(r, s, ("test",), ("test",)), "OwnVideos", ("test",)),
+    "own videos zipped": Layout(
+        _zipped(lambda r, s: referring.own(r, s, ("val",)), "val/masks"), "OwnVideos", ("val",)
+    ),
+    "own films": Layout(own_films, "OwnVideos", ("val",)),
     "own frames": Layout(_own, "ClipWithMasks", ()),
     "own film": Layout(lambda r, s: _own(r, s, film=True), "ClipWithMasks", ()),
 }
@@ -251,6 +289,7 @@ KINDS: dict[str, tuple[tuple[Damage, ...], tuple[Damage, ...], tuple[Damage, ...
     ".jpg": (DESTROY + (huge, other_size), HARMLESS, (*LOOSE, colours)),
     ".txt": ((cut, noise, folder, lost), (*HARMLESS, mark), (*LOOSE, other_line, other_line, empty, page, pointer)),
     ".csv": ((noise, folder, lost), (*HARMLESS, mark), (*LOOSE, other_line, other_line, cut, empty, page, pointer)),
+    ".tar": (DESTROY + (cut, cut), HARMLESS, LOOSE * 8),
 }
 """By suffix: what must be refused, what must change nothing, and what may change content."""
 OTHERS = (DESTROY, HARMLESS, LOOSE * 3)
@@ -310,11 +349,18 @@ class Outcome(NamedTuple):
     said: str
 
 
+def printed(made: Any, root: Path) -> frozenset[str]:
+    """What the doctor prints: findings, and how many videos, items and masks there are."""
+    findings, facts = diagnose(made, False)
+    counts = [fact.partition(", annotations sha256")[0] for fact in facts]  # files have changed, of course
+    return frozenset(line.replace(str(root), "ROOT") for line in (*(str(f.problem) for f in findings), *counts))
+
+
 def judge(name: str, root: Path, sound: tuple[str, frozenset[str]], kind: str) -> Outcome:
     """What the doctor and the readers make of a damaged data set, compared with the sound one."""
     made, splits = module(name, root), LAYOUTS[name].splits
     try:
-        findings = frozenset(str(finding.problem).replace(str(root), "ROOT") for finding in diagnose(made, False)[0])
+        findings = printed(made, root)
     except BaseException:  # the doctor may not end by an error of its own
         return Outcome("traceback", traceback.format_exc())
     new = sorted(findings - sound[1])
@@ -333,18 +379,3 @@ def judge(name: str, root: Path, sound: tuple[str, frozenset[str]], kind: str) -
     if new:
         return Outcome("clear", new[0])
     return Outcome("silent" if kind != "any" else "other", "")
-
-
-SPARSE = {
-    ("sav val", "sav_val/Annotations_6fps"),
-    ("youtube_vos", "valid/Annotations"),
-    ("mose", "valid/Annotations"),
-    ("a2d text", "text_annotations/a2d_annotation_with_instances"),
-    *((own, f"masks/{video}") for own in ("own frames", "own film") for video in ("one", "two")),
-    *(("esd", f"ESD-{part}/{video}") for part in (1, 2) for video in ("one", "two")),
-}
-
-
-def allowed(name: str, file: Path, damage: Damage, verdict: str) -> bool:
-    """Losses that no reader can know of: frames without a mask are not annotated in these layouts."""
-    return verdict == "silent" and damage is lost and (name, "/".join(file.parts[:2])) in SPARSE

@@ -1,6 +1,8 @@
 """The pictures a player shows, in its order: in prediction and in the readers of data sets alike."""
 
+import gc
 import multiprocessing
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -76,16 +78,56 @@ def test_a_damaged_middle_is_named_or_concealed(tmp_path: Path, name: str) -> No
     """Never a picture of another frame: where decoding goes on, numbers stay; else the film is named."""
     path = write_film(tmp_path / name, range(16), gop=4)
     damage(path)
-    outcomes = []
-    for read in (lambda: VideoFootage(path).read, lambda: Film(str(path)).read):
-        try:
-            reading = read()
-            outcomes.append({p: reading([p]) for p in range(3)})
-            reading(range(16))
-        except DataError as error:
-            assert str(path) in str(error) and str(error).count("\n") < 5
-            outcomes.append(None)
-    assert len(outcomes) >= 2
+    for open_it in (VideoFootage, lambda path: Film(str(path))):
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            try:
+                film = open_it(path)
+                shown = film.read(range(16))
+            except DataError as error:
+                assert str(path) in str(error) and str(error).count("\n") < 5
+                continue
+        found = numbers(torch.stack(list(shown.values())) if isinstance(shown, dict) else shown)
+        exact = [number for number, other in zip(found, range(16), strict=True) if number == other]
+        assert exact or any(str(path) in str(each.message) for each in said), found
+        assert found[:4] == [0, 1, 2, 3] and all(abs(number - n) <= 4 for n, number in enumerate(found)), found
+
+
+@pytest.mark.parametrize("name", ["cut.mkv", "cut.avi", "cut.mp4", "cut.mov"])
+def test_a_film_that_is_cut_off_is_named(tmp_path: Path, name: str) -> None:
+    path = write_film(tmp_path / name, range(60), (120, 160), gop=10, faststart=True)
+    whole = path.read_bytes()
+    assert len(VideoFootage(path).frames) == 60  # without a word
+    path.write_bytes(whole[: int(len(whole) * 0.6)])
+    if path.suffix in (".mp4", ".mov"):
+        with pytest.raises(DataError, match=rf"{name}: its frames end at .* its header says 2\.4 s: cut off"):
+            VideoFootage(path)
+    else:
+        with pytest.warns(UserWarning, match=rf"{name}: its frames end at [01]\.\d s, its header says"):
+            assert 5 < len(VideoFootage(path).frames) < 55
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("list.mp4", "ffconcat version 1.0\nfile other.mp4\n"),
+        ("list.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:0.5,\n{folder}/other.ts\n#EXT-X-ENDLIST\n"),
+    ],
+)
+def test_a_playlist_that_names_other_films_is_refused(tmp_path: Path, name: str, text: str) -> None:
+    write_film(tmp_path / "other.mp4", range(4))
+    write_film(tmp_path / "other.ts", range(4))
+    (tmp_path / name).write_text(text.format(folder=tmp_path))
+    with pytest.raises(DataError, match=f"{name}: a playlist"):
+        Film(str(tmp_path / name))
+
+
+def test_what_is_no_ordinary_file_is_not_waited_for(tmp_path: Path) -> None:
+    import os
+
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(DataError, match=r"pipe\.mp4: no ordinary file"):
+        open_footage(tmp_path)
 
 
 MATRICES = {
@@ -145,3 +187,28 @@ def test_no_decoder_is_inherited(tmp_path: Path) -> None:
     assert queue.get(timeout=30) == [1, 2]
     child.join(30)
     assert child.exitcode == 0
+
+
+def _collect_in_child(queue: "multiprocessing.Queue") -> None:
+    gc.collect()
+    queue.put("collected")
+
+
+def test_decoders_left_to_the_collector_are_left_to_the_parents(tmp_path: Path) -> None:
+    """Freeing one in a forked process would wait for its threads, which are in the parent."""
+    path = str(write_film(tmp_path / "film.mp4", range(6), bf=2))
+    gc.disable()
+    try:
+        for _ in range(3):
+            Film(path).read([0])
+        context = multiprocessing.get_context("fork")
+        queue = context.Queue()
+        child = context.Process(target=_collect_in_child, args=(queue,), daemon=True)
+        child.start()
+    finally:
+        gc.enable()
+    try:
+        assert queue.get(timeout=30) == "collected"
+    finally:
+        child.kill()
+    assert gc.get_freeze_count() == 0

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from callbacks.overlay import Film as OverlayFilm
+from callbacks.film import Film as OverlayFilm
 from rvos_lightning.core.types import ClipMeta
 from rvos_lightning.metrics.submission import MaskFolder
 from rvos_lightning.metrics.tables import write_table

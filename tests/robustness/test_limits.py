@@ -1,6 +1,7 @@
 """What a file declares is compared with a limit before memory is taken; every guard tried with harmless input."""
 
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +23,43 @@ def test_a_limit_is_raised_by_its_variable(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("RVOS_JSON_DEPTH", "many")
     with pytest.raises(DataError, match="RVOS_JSON_DEPTH=many: expected a number"):
         limits.limit("json_depth")
+
+
+@pytest.mark.parametrize("verb", ["check", "convert"])
+def test_a_limit_is_raised_by_a_flag(verb: str, tmp_path, monkeypatch, capfd) -> None:
+    """For one command, in verbs with a configuration and without; afterwards it is what it was."""
+    from rvos_lightning.run.cli import main
+
+    monkeypatch.setenv("RVOS_PICTURE_PIXELS", "100")
+    words = {
+        "check": ["--data", "ClipWithMasks", "--data.root", str(tmp_path / "nothing")],
+        "convert": ["samwise", str(tmp_path / "nothing.pth"), str(tmp_path / "o.safetensors")],
+    }[verb]
+    seen = []
+
+    def note(words) -> None:
+        seen.append((limits.limit("picture_pixels"), any("limits" in word for word in words)))
+
+    monkeypatch.setattr("rvos_lightning.run.cli.import_module", lambda name: SimpleNamespace(main=note))
+    main([verb, *words, "--limits.picture_pixels", "5e3"])
+    assert seen == [(5000, verb == "check")] and limits.limit("picture_pixels") == 100
+    for flag, said in (("picture_pixel=5", "nearest   picture_pixels"), ("picture_pixels=none", "a number from 1")):
+        with pytest.raises(SystemExit) as caught:
+            main([verb, *words, f"--limits.{flag}"])
+        assert caught.value.code == 2 and said in capfd.readouterr().err
+
+
+def test_a_limit_in_a_file_and_its_message(tmp_path, root, monkeypatch, capfd) -> None:
+    from rvos_lightning.run.cli import main
+
+    (tmp_path / "small.yaml").write_text("limits: {picture_pixels: 99}\n")
+    monkeypatch.chdir(root)
+    data = ["--data", "ClipWithMasks", "--data.root", "tests/data/horsejump"]
+    monkeypatch.setenv("COLUMNS", "2000")
+    assert main(["check", "-c", str(tmp_path / "small.yaml"), *data]) == 1
+    said = capfd.readouterr().out
+    assert "more than 99. The file is damaged; if it is meant: --limits.picture_pixels" in said
+    assert main(["check", "-c", str(tmp_path / "small.yaml"), *data, "--limits.picture_pixels", "100000"]) == 0
 
 
 @pytest.mark.parametrize("read", [decode_rgb, decode_ids, image_size])

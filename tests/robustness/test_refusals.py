@@ -23,6 +23,8 @@ from rvos_lightning.data.sources.file_tree import Folder, Zip
 from rvos_lightning.metrics.layouts import SubmissionError
 from rvos_lightning.metrics.submission import SavedMasks, check_zip
 from rvos_lightning.parts.weights import WeightsError, load_official, refuse_misfit
+from rvos_lightning.run.cli import main
+from rvos_lightning.run.words import said_in_full
 
 STATE = {"a.weight": torch.ones(2, 3), "b": torch.arange(4.0)}
 
@@ -87,6 +89,32 @@ def test_bad_weights(tmp_path: Path, name: str, suffix: str) -> None:
     with pytest.raises(WeightsError) as caught:
         load_official(path)
     short(caught.value, str(path), said)
+
+
+def test_a_flipped_bit_is_found_where_there_are_checksums(tmp_path: Path) -> None:
+    """`torch.load` gives the wrong number without a word, in weights and in checkpoints to go on from."""
+    from rvos_lightning.run.checkpoints import newest_checkpoint
+
+    state = {"a": torch.arange(5000.0)}
+    torch.save(state, tmp_path / "w.pth")
+    for name in ("best", "last"):
+        torch.save({"state_dict": state}, tmp_path / f"{name}.ckpt")
+    for path in (tmp_path / "w.pth", tmp_path / "last.ckpt"):
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 4
+        path.write_bytes(data)
+    assert not torch.load(tmp_path / "w.pth")["a"].equal(state["a"])
+    with pytest.raises(WeightsError) as caught:
+        load_official(tmp_path / "w.pth")
+    short(caught.value, str(tmp_path / "w.pth"), "checksum differs", "download it again")
+    with pytest.warns(UserWarning, match=r"last\.ckpt is not a readable checkpoint"):
+        assert newest_checkpoint(tmp_path) == tmp_path / "best.ckpt"
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(state, tmp_path / "without.pth")
+        assert load_official(tmp_path / "without.pth")["a"].equal(state["a"])
+    finally:
+        torch.serialization.set_crc32_options(True)
 
 
 def test_whole_numbers_are_no_weights() -> None:
@@ -304,6 +332,13 @@ def test_masks_that_could_mean_anything() -> None:
         "photo on white": png(np.where(BOX[..., None], soft[..., None], np.uint8(255)).repeat(3, 2)),
         "red on white": png(painted((255, 0, 0), (255, 255, 255))),
         "half transparent": png(np.dstack([soft, soft, soft, soft])),
+        "black on white": png(np.where(BOX, 0, 255).astype(np.uint8)),
+        "black on white, colours": png(painted((0, 0, 0), (255, 255, 255))),
+        "black on white, one bit": png(~BOX),
+        "a hole in the ground": png(painted((0, 0, 0, 0), (255, 255, 255, 255))),
+        "all white": png(np.full(BOX.shape, 255, np.uint8)),
+        "palette, object first": png(np.where(BOX, 0, 1).astype(np.uint8)),
+        "two objects": png(BOX.astype(np.uint8) + np.roll(BOX, 4, 1)),
         "no picture": b"words",
         "cut": png(soft)[:60],
     }
@@ -315,3 +350,31 @@ def test_masks_that_could_mean_anything() -> None:
     struct.pack_into(">II", header, 16, 1 << 20, 1 << 20)
     with pytest.raises(DataError):
         object_in(bytes(header), "big")
+
+
+# sentences -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("a dog", '["a dog"]'), ("the {note}: red", '["the {note}: red"]')])
+def test_one_sentence_is_a_list_of_one(typed: str, meant: str) -> None:
+    assert said_in_full(["predict", "--data.expressions", typed])[2] == meant
+
+
+def test_an_object_is_no_sentence(monkeypatch: pytest.MonkeyPatch, root: Path, capfd: pytest.CaptureFixture) -> None:
+    monkeypatch.chdir(root)
+    with pytest.raises(SystemExit) as caught:
+        main(
+            [
+                "predict",
+                "-c",
+                "configs/tiny.yaml",
+                "--data",
+                "VideoFiles",
+                "--data.path",
+                "x",
+                "--data.expressions",
+                "{}",
+            ]
+        )
+    said = capfd.readouterr().err
+    assert caught.value.code == 2 and "data.expressions" in said and said.count("\n") < 6, said

@@ -43,17 +43,20 @@ class Drill:
         seconds: a training batch takes.
         processes: how many on a node.
         flags: of the run.
+        surroundings: environment variables besides.
     """
 
     def __init__(
-        self, cluster: Cluster, runs: Path, *options: str, seconds: float = 0.7, processes: int = 1, flags: tuple = ()
-    ):
+        self, cluster: Cluster, runs: Path, *options: str, seconds: float = 0.7, processes: int = 1, flags: tuple = (),
+        **surroundings: str,
+    ):  # fmt: skip
         self.cluster = cluster
         slow = ["--callbacks.slow", "slow.Slow", "--callbacks.slow.seconds", seconds, *flags]
         where = [] if any(option.startswith("--nodelist") for option in options) else ["--nodelist=n0"]
         self.id = cluster.submit(
             f"--ntasks-per-node={processes}", "--cpus-per-task=1", "--time=20", f"--output={runs}/%j.out", *where,
             *options, "slurm/array.sbatch", *TINY, *slow, cwd=ROOT, RVOS_RUNS=str(runs), **SURROUNDINGS,
+            **surroundings,
         )  # fmt: skip
         self.folder = runs / self.id
 
@@ -90,6 +93,19 @@ def time_limit_signal(cluster: Cluster, unbroken: Unbroken, runs: Path, processe
     cluster.ask("scancel", "--signal=USR1", drill.id)
     drill.reaches("was RUNNING, requeued")
     return drill.equals(unbroken[f"{processes} processes"].result())
+
+
+def time_limit_in_a_container(cluster: Cluster, unbroken: Unbroken, runs: Path) -> int:
+    """With a stand-in for the runtime, which becomes what it is asked to run, as a runtime does."""
+    runtime = runs / "runtime"
+    runtime.write_text('#!/bin/bash\n[[ "$1 $2 $3 $5" == "exec --nv --bind rvos.sif" ]] && shift 5 && exec "$@"\n')
+    runtime.chmod(0o755)
+    drill = Drill(cluster, runs, RVOS_CONTAINER="rvos.sif", RVOS_RUNTIME=str(runtime))
+    drill.reaches("at step 4.")
+    assert f"{runtime} exec --nv" in drill.log()
+    cluster.ask("scancel", "--signal=USR1", drill.id)
+    drill.reaches("was RUNNING, requeued")
+    return drill.equals(unbroken["1 processes"].result())
 
 
 def time_limit_on_two_nodes(cluster: Cluster, unbroken: Unbroken, runs: Path) -> int:
@@ -223,6 +239,7 @@ EVENTS: dict[str, Callable[[Cluster, Unbroken, Path], int]] = {  # the longest f
     "cancelled-stays-cancelled": cancelled_stays_cancelled,
     "signal-in-validation": signal_in_validation,
     "time-limit-signal": time_limit_signal,
+    "time-limit-signal-in-a-container": time_limit_in_a_container,
     "requeue-by-hand": requeue_by_hand,
     "USR1-during-imports": partial(signal_during_imports, number="USR1"),
     "TERM-during-imports": partial(signal_during_imports, number="TERM"),

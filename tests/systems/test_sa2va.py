@@ -383,6 +383,7 @@ def test_learns_from_moving_shapes_batches():
     data = MovingShapes(size=32, clip_length=3, items_per_video=2, kinds={"attributes": 1.0, "no_target": 1.0})
     clips = data.train_clips()
     batch = Collate()([clips[Draw(0, i)] for i in range(2)])
+    batch = Batch(batch.clip.floating(torch.float32), batch.targets)
     net = network(sam={"frozen": False, "train_original": True}).train()
     prediction = net(batch.clip)
     tracks = prediction.tracks

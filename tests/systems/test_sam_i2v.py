@@ -16,12 +16,13 @@ from rvos_lightning.data import SimulatedUser
 from rvos_lightning.parts.adapters.image_features import ImageFeatures
 from rvos_lightning.parts.prompters.user import UserPrompter
 from rvos_lightning.parts.weights import convert
-from rvos_lightning.systems.sam_i2v import official
+from rvos_lightning.systems.sam_i2v import official, rope_attention
+from rvos_lightning.systems.sam_i2v.memory_attention import MemoryAttention
 from rvos_lightning.systems.sam_i2v.memory_selector import MemorySelector
 from rvos_lightning.systems.sam_i2v.per_frame import PerFrame
 from rvos_lightning.systems.sam_i2v.predictor import VideoPredictor
-from rvos_lightning.systems.sam_i2v.rope_attention import phases, rotate, rotation, table_of
-from rvos_lightning.systems.sam_i2v.temporal_integrator import clip_slots
+from rvos_lightning.systems.sam_i2v.rope_attention import RotaryAttention, phases, rotate, rotation, table_of
+from rvos_lightning.systems.sam_i2v.temporal_integrator import along_time, clip_slots
 
 ROOT = Path(__file__).parents[2]
 
@@ -175,3 +176,58 @@ def test_complex_rotation_equals_the_real_one_in_every_bit(width, height, dim, t
     assert torch.equal(fast.grad, slow.grad)
     half = fast.detach().bfloat16()
     assert torch.equal(rotate(half, table), rotate(half, rotation(dim, width, height)))
+
+
+@pytest.mark.parametrize("kind", ["none", "added", "kept"])
+def test_values_projected_behind_the_mean_are_those_projected_before(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In several pieces; a network that trains, or whose gradient is asked for, projects before."""
+    monkeypatch.setattr(rope_attention, "SCORES", 400)
+    torch.manual_seed(0)
+    attention = RotaryAttention(32, 8, dropout=0.0)
+    query, key, value = torch.randn(2, 6, 32), torch.randn(2, 20, 8), torch.randn(2, 20, 8)
+    numbers = torch.randn(2, 1, 20)
+    bias = {"none": None, "added": numbers, "kept": numbers > -1}[kind]
+    called = []
+    thin = rope_attention.thin_attention
+    monkeypatch.setattr(rope_attention, "thin_attention", lambda *args: called.append(1) or thin(*args))
+    given = (query, key, value, rotation(32, 3, 2), rotation(32, 3, 3), 18, bias)
+    before = attention.eval()(*given)
+    with torch.no_grad():
+        assert torch.equal(attention.train()(*given), before) and not called
+        torch.testing.assert_close(attention.eval()(*given), before)
+    assert called
+
+
+def test_objects_of_one_video_look_at_its_frame_once() -> None:
+    torch.manual_seed(0)
+    attention, calls = MemoryAttention(32, 8, 16, 2).eval(), []
+    attention.layers[0].self_attn.register_forward_hook(lambda module, given, out: calls.append(len(out)))
+    frame, memory = torch.randn(1, 32, 3, 3).expand(3, -1, -1, -1), torch.randn(3, 20, 8)
+    rest = (torch.randn(32, 3, 3), memory, torch.randn(3, 20, 8), 2)
+    with torch.no_grad():
+        torch.testing.assert_close(attention(frame, *rest), attention(frame.contiguous(), *rest))
+    assert calls == [1, 3]
+
+
+def test_a_convolution_along_time_equals_the_volumes() -> None:
+    torch.manual_seed(0)
+    conv = torch.nn.Conv3d(6, 5, (3, 1, 1))
+    x = torch.randn(2, 6, 5, 3, 4, requires_grad=True)
+    ours, theirs = along_time(conv, x), conv(x)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    weight = torch.randn_like(ours)
+    gradients = (torch.autograd.grad((y * weight).sum(), [x, *conv.parameters()]) for y in (ours, theirs))
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_two_layers_as_one_product_whatever_they_hold() -> None:
+    """Low-rank adapters, too, which exchange a layer for one with other weights inside."""
+    torch.manual_seed(0)
+    attention = RotaryAttention(32, 8, dropout=0.0)
+    attention.v_proj = torch.nn.Sequential(torch.nn.Linear(8, 3), torch.nn.Linear(3, 32))
+    mean = torch.randn(2, 10, 8)
+    expected = attention.out_proj(attention.v_proj(mean))
+    torch.testing.assert_close(attention.projected(mean), expected, rtol=1e-4, atol=1e-5)

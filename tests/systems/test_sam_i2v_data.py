@@ -17,7 +17,7 @@ from rvos_lightning.core.inference import segment_video
 from rvos_lightning.core.optim import param_groups
 from rvos_lightning.core.seams import Network
 from rvos_lightning.data import DAVIS, ESD, LVVIS, SAV, PUMaVOS, SimulatedUser
-from rvos_lightning.data.module import VideoDataModule
+from rvos_lightning.data.video_data import VideoData
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools 2.0.11
 ROOT = Path(__file__).parents[2]
@@ -31,7 +31,7 @@ LAYOUTS = {
 }
 
 
-def evaluation_set(name: str, root: Path, user: SimulatedUser) -> tuple[VideoDataModule, str]:
+def evaluation_set(name: str, root: Path, user: SimulatedUser) -> tuple[VideoData, str]:
     make, module, split = LAYOUTS[name]
     return module(make(root, make_scene(time=9)), size=64, resize="squash", simulate_user=user), split
 

@@ -7,14 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from samwise_small import batch, clip, samwise
+from samwise_small import TEXT, batch, clip, samwise, segmenter
 from torch import nn
 
 from callbacks.cme import CMESupervision
 from callbacks.masks import DiceFocal, Presence
+from rvos_lightning.parts.text.roberta import Roberta
+from rvos_lightning.parts.text.tokenizers import WordTokenizer
 from rvos_lightning.parts.weights import WeightsError, load_official, save
 from rvos_lightning.systems.samwise import official
 from rvos_lightning.systems.samwise.attention import FusedAttention
+from rvos_lightning.systems.samwise.cmt_adapter import CMTAdapter
 from rvos_lightning.systems.samwise.outputs import SwitchedPrediction
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-4}
@@ -309,3 +312,20 @@ def test_sentences_are_read_once_per_video_and_anew_when_weights_change():
     net(whole.window(0, 2))
     net(replace(whole, expressions=["something else"]))
     assert len(calls) == 4
+
+
+def adapters(**options):
+    text = Roberta(size=TEXT, tokenizer=WordTokenizer(buckets=16), frozen=False)
+    given = {"text_layers": (1, 2, 3, 4), "dim": 8, "heads": 2, "patches": (4, 2, 2), **options}
+    return CMTAdapter(text, **given).fit_to(segmenter()).adapters.state_dict()
+
+
+def test_adapters_start_from_a_first_stage_without_selective_attention(tmp_path):
+    saved = adapters(selective=False)
+    save(saved, tmp_path / "stills.safetensors")
+    made = adapters(weights=tmp_path / "stills.safetensors")
+    assert all(torch.equal(made[key], value) for key, value in saved.items())
+    assert {key for key in made if key not in saved} == {key for key in made if ".selective." in key} != set()
+    save({key: value for key, value in saved.items() if "text_up" not in key}, tmp_path / "less.safetensors")
+    with pytest.raises(WeightsError, match="text_up"):
+        adapters(weights=tmp_path / "less.safetensors")

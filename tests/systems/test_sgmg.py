@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import nn
+from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d
+from transformers.models.deformable_detr.modeling_deformable_detr import MultiScaleDeformableAttention
 
 from callbacks.matching import SetMatching, truth_of
 from rvos_lightning.core.types import Batch, Candidates, Clip, ClipMeta, Targets
@@ -17,8 +19,10 @@ from rvos_lightning.systems.sgmg import official
 from rvos_lightning.systems.sgmg.kernels import PatchKernels
 from rvos_lightning.systems.sgmg.network import SgMg
 from rvos_lightning.systems.sgmg.refiner import Refiner
+from rvos_lightning.systems.sgmg.sampling import BagAttention
 from rvos_lightning.systems.sgmg.spectral import SpectralBlock, gaussians, window_means
 from rvos_lightning.systems.sgmg.video_swin import SIZES, SwinSize, VideoSwin, from_kinetics
+from rvos_lightning.systems.sgmg.windows import WindowAttention
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-4}
 SMALL = SwinSize(width=16, depths=(1, 1, 1, 1), heads=(1, 2, 2, 2), window=(4, 3, 3), patch=2, drop_path=0.0)
@@ -84,6 +88,59 @@ def test_kernels_equal_two_layers_cell_by_cell(conditional):
         stretched = F.interpolate(slow.flatten(0, 2), scale_factor=4, mode="bilinear")
         slow = F.pixel_unshuffle(stretched, 4).view(3, 2, 2, 16, 3, 4)
     torch.testing.assert_close(kernels(features, states, centres), slow, **CLOSE)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_bags_equal_sampled_maps(dtype):
+    """transformers' own routine, with places far outside and on cells' borders, and all gradients."""
+    torch.manual_seed(1)
+    sizes = [(7, 5), (3, 4), (1, 2)]
+    value = torch.randn(2, sum(h * w for h, w in sizes), 2, 8, dtype=dtype)
+    places = torch.rand(2, 11, 2, 3, 4, 2, dtype=dtype) * 2 - 0.5
+    places[0, 0] = (torch.arange(48, dtype=dtype).view(2, 3, 4, 2) + 8) / 64  # exact in both routines
+    attention = torch.rand(2, 11, 2, 3, 4, dtype=dtype)
+    asked, found = torch.randn(2, 11, 16, dtype=dtype), []
+    for routine in (BagAttention(), MultiScaleDeformableAttention()):
+        inputs = [x.clone().requires_grad_() for x in (value, places, attention)]
+        out = routine(inputs[0], torch.tensor(sizes), sizes, None, *inputs[1:], 64)
+        out.backward(asked)
+        found.append([out.detach(), *(x.grad for x in inputs)])
+    edge = (places[0, 0, ..., 0] * torch.tensor([5, 4, 2])[:, None] - 0.5) % 1 == 0
+    assert edge.any(), "a place on a cell's centre has two slopes, of which both take the right one"
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, **CLOSE)
+
+
+@torch.no_grad()
+def test_places_that_are_no_numbers_give_none():
+    value, sizes = torch.randn(1, 6, 2, 4), [(2, 3)]
+    places = torch.rand(1, 3, 2, 1, 4, 2)
+    places[0, 1, 0, 0, 2, 1] = float("nan")
+    out = BagAttention()(value, torch.tensor(sizes), sizes, None, places, torch.rand(1, 3, 2, 1, 4), 64)
+    assert out.isnan().any(-1).tolist() == [[False, True, False]]
+
+
+@pytest.mark.parametrize("shift", [(0, 0, 0), (2, 1, 1), (0, 2, 2)], ids=str)
+@pytest.mark.parametrize("size", [(3, 8, 11), (5, 3, 4), (4, 6, 3), (9, 7, 2)], ids=str)
+def test_windows_equal_those_of_torchvision(size, shift):
+    """Padded, rolled and clipped windows: results, and gradients of the map and of all parameters."""
+    torch.manual_seed(1)
+    ours = WindowAttention(8, [4, 3, 3], list(shift), 2)
+    theirs = ShiftedWindowAttention3d(8, [4, 3, 3], list(shift), 2)
+    nn.init.normal_(ours.relative_position_bias_table)
+    theirs.load_state_dict(ours.state_dict())
+    x, found = torch.randn(2, *size, 8), []
+    asked = torch.randn_like(x)
+    for attention in (ours, theirs):
+        seen = x.clone().requires_grad_()
+        out = attention(seen)
+        out.backward(asked)
+        found.append([out.detach(), seen.grad, *(p.grad for p in attention.parameters())])
+    assert len(found[0]) == 7 and isinstance(VideoSwin(size=SMALL).features[0][0].attn, WindowAttention)
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, **CLOSE)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), found[1][0], **CLOSE)
 
 
 @torch.no_grad()

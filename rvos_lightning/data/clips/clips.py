@@ -10,9 +10,10 @@ from torch.utils.data import Dataset
 
 from rvos_lightning.core.types import Batch, Clip, ClipMeta
 from rvos_lightning.data.clips.collate import check_expressions
+from rvos_lightning.data.clips.resizing import Resize, fit_size, resize_frames, resize_masks
+from rvos_lightning.data.clips.sample import Augmentation, ClipSample
 from rvos_lightning.data.clips.sampler import Draw
 from rvos_lightning.data.clips.sampling import ClipSampling, uniform_positions
-from rvos_lightning.data.clips.transforms import Augmentation, ClipSample, Resize, fit_size, resize_frames, resize_masks
 from rvos_lightning.data.clips.users import UserFactory, one_seed
 from rvos_lightning.data.reader import DataError, Reader
 from rvos_lightning.data.sources.frames import LazyFrames, lazy_targets
@@ -55,16 +56,24 @@ class Units:
         items: items of one video that share a clip. Groups are drawn anew in each epoch.
         repeat_items: a video is one unit with exactly `items` items drawn with replacement (Sa2VA).
         anchor_stride: a unit for every so manieth frame of a video (SAMWISE: the clip length); None: one random anchor.
+        without: videos that are left out.
     """
 
     def __init__(
-        self, reader: Reader, videos: int | None, items: int, repeat_items: bool, anchor_stride: int | None
+        self,
+        reader: Reader,
+        videos: int | None,
+        items: int,
+        repeat_items: bool,
+        anchor_stride: int | None,
+        without: Sequence[int] = (),
     ) -> None:
         of_video = reader.item_videos()
         videos = min(len(reader.videos), videos or len(reader.videos))
         self.order = np.argsort(of_video, kind="stable")
         self.starts = np.searchsorted(of_video[self.order], np.arange(videos + 1))
         counts = np.diff(self.starts)
+        counts[[video for video in without if video < videos]] = 0
         self.items, self.repeat_items, self.anchor_stride = items, repeat_items, anchor_stride
         groups = np.minimum(counts, 1) if repeat_items else -(-counts // items)
         self.anchors = np.ones(videos, dtype=np.int64)
@@ -127,7 +136,8 @@ class TrainClips(Dataset):
         return sample
 
     def _usable(self, sample: ClipSample) -> bool:
-        return bool((sample.masks & sample.annotated[..., None, None]).any()) or sample.no_target
+        frames = zip(sample.masks.flatten(0, 1), sample.annotated.flatten(), strict=True)  # the first decides, mostly
+        return sample.no_target or any(bool(known) and bool(mask.any()) for mask, known in frames)
 
     def _make(self, unit: int, epoch: int, random: np.random.Generator) -> ClipSample:
         video, items, anchor = self.units.pick(unit, (self.seed, epoch), random)
@@ -153,7 +163,8 @@ class TrainClips(Dataset):
             DataError: an item has no truth, or its mask is not of its frame's size.
         """
         unique, where = np.unique(np.asarray(positions), return_inverse=True)
-        at = torch.from_numpy(where)
+        repeated = len(unique) < len(where) or (where[1:] < where[:-1]).any()
+        at = torch.from_numpy(where) if repeated else slice(None)
         frames = self.reader.read_frames(video, [int(p) for p in unique])
         truths = self.reader.read_masks_of(items, [int(p) for p in unique])
         truths = [self._truth(*each, frames.shape[-2:]) for each in zip(items, truths, strict=True)]
@@ -279,6 +290,11 @@ class EvaluationBatches(Dataset):
         """Relative cost of each batch: frames, and frames times items."""
         lengths = [len(self.reader.videos[share.videos[0]].frames) for share in self.shares]
         return [n * sum(1.0 + len(own) for own in s.items) for n, s in zip(lengths, self.shares, strict=True)]
+
+    @property
+    def frames(self) -> list[int]:
+        """Frames of each batch, once for all its items."""
+        return [len(s.videos) * len(self.reader.videos[s.videos[0]].frames) for s in self.shares]
 
     @property
     def lazy(self) -> bool:

@@ -1,6 +1,5 @@
 """Clicks, boxes and masks that somebody gives for their own videos, in a JSON file or on the command line."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from rvos_lightning.core.types import ClipMeta, Targets, User, UserPrompt
 from rvos_lightning.data.clips.mask_prompts import object_in
 from rvos_lightning.data.clips.users import UserFactory
 from rvos_lightning.data.reader import DataError
+from rvos_lightning.data.readers.annotation_files import read_json
 
 KINDS = ("clicks", "box", "mask")
 KEYS = {"object", "frame", "video", "labels", *KINDS}
@@ -145,12 +145,11 @@ class GivingUser(User):
 
 
 def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.expanduser().read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); data.prompts is a JSON file or a list") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: no JSON ({error}); expected e.g. {EXAMPLE}") from error
+    path = path.expanduser()
+    if not path.is_file():
+        what = "a folder" if path.is_dir() else "no such file"
+        raise DataError(f"{path}: cannot be read ({what}); data.prompts is a JSON file or a list, e.g. {EXAMPLE}")
+    return read_json(path)
 
 
 def _points(entry: Mapping[str, Any]) -> list[tuple[float, float]]:
@@ -169,6 +168,8 @@ def _problem(entry: Any) -> str | None:
         return f"unknown key {unknown[0]!r}; known: {', '.join(sorted(KEYS))}"
     if "object" not in entry:
         return "no 'object': give each thing to segment a name"
+    if type(entry["object"]) not in (str, int) or entry["object"] == "":
+        return f"'object' must be a name or a number, not {entry['object']!r}"
     frame = entry.get("frame")
     if not isinstance(frame, int) or isinstance(frame, bool) or frame < 0:
         return f"'frame' must be a number from 0, not {frame!r}"
@@ -182,7 +183,7 @@ def _problem(entry: Any) -> str | None:
         box = entry["box"]
         if not _numbers(box, 4) or not (box[0] < box[2] and box[1] < box[3]):
             return f"'box' must be [left, top, right, bottom] with left < right and top < bottom, not {box!r}"
-    elif not isinstance(entry["mask"], str):
+    elif not isinstance(entry["mask"], str) or not entry["mask"].strip() or "\0" in entry["mask"]:
         return f"'mask' must be the name of an image, not {entry['mask']!r}"
     return None
 
@@ -190,7 +191,9 @@ def _problem(entry: Any) -> str | None:
 def _clicks_problem(clicks: Any, labels: Any) -> str | None:
     if not isinstance(clicks, list) or not clicks or not all(_numbers(click, 2) for click in clicks):
         return f"'clicks' must be a list of [x, y], not {clicks!r}"
-    if labels is not None and (not isinstance(labels, list) or any(label not in (0, 1) for label in labels)):
+    if labels is not None and (
+        not isinstance(labels, list) or any(type(label) is not int or label not in (0, 1) for label in labels)
+    ):
         return f"'labels' must be a list of 1 (on the object) and 0 (off it), not {labels!r}"
     if labels is not None and len(labels) != len(clicks):
         return f"{len(clicks)} clicks but {len(labels)} labels"
@@ -198,4 +201,4 @@ def _clicks_problem(clicks: Any, labels: Any) -> str | None:
 
 
 def _numbers(value: Any, count: int) -> bool:
-    return isinstance(value, list | tuple) and len(value) == count and all(isinstance(v, int | float) for v in value)
+    return isinstance(value, list | tuple) and len(value) == count and all(type(v) in (int, float) for v in value)

@@ -17,7 +17,8 @@ def object_in(data: bytes, place: str) -> Bool[Tensor, "height width"]:
     """The object in a mask picture: numbers or greys above 0, the opaque part of a cut-out, or one colour on black.
 
     Raises:
-        DataError: unreadable, JPEG (which changes values), soft edges, several colours, or nothing marked.
+        DataError: unreadable, JPEG (which changes values), soft edges, several objects or colours, nothing marked, or
+            all four corners, as where the object is black on white.
     """
     with open_picture(data, place) as picture:
         if picture.format == "JPEG":
@@ -27,11 +28,20 @@ def object_in(data: bytes, place: str) -> Bool[Tensor, "height width"]:
             found = len(np.unique(values))
             if picture.mode != "P" and found > MOST_GREYS:
                 raise DataError(f"{place} has {found} grey values: soft edges or a photograph; {REMEDY}")
+            several = np.unique(values[values > 0]).tolist()
+            if len(several) > 1:
+                shown = ", ".join(str(int(value)) for value in several[:4])
+                raise DataError(f"{place} holds the values {shown}: several objects, of which one is meant; {REMEDY}")
             marked = values > 0  # a palette's indices are the mask, not its colours
         else:
             marked = _painted(np.array(picture.convert("RGBA")), place)
     if not marked.any():
         raise DataError(f"{place} marks no pixel: {REMEDY}")
+    if marked[[0, 0, -1, -1], [0, -1, 0, -1]].all():
+        raise DataError(
+            f"{place} marks all four corners: black on white, or an object that is cut out? {REMEDY}; "
+            "for an object that really reaches there, clear one corner"
+        )
     return torch.from_numpy(marked)
 
 

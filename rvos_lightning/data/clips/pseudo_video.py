@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn.functional import conv2d, grid_sample, pad
 from torchvision.transforms.v2 import functional as F
 
-from rvos_lightning.data.clips.transforms import COLOURS, Augmentation, ClipSample, words_of
+from rvos_lightning.data.clips.sample import Augmentation, ClipSample
+from rvos_lightning.data.clips.transforms import COLOURS, words_of
 
 
 class PseudoVideo(Augmentation):

@@ -15,10 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch.distributed as dist
-from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from rvos_lightning.data.limits import limit, variable
+from rvos_lightning.data.limits import limit, raised_by
 from rvos_lightning.data.reader import DataError
 
 PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of linux/prctl.h
@@ -85,8 +84,8 @@ def watched(batches: Iterator[Any]) -> Iterator[Any]:
         named = ", ".join(f"{pid} {state}" for pid, state in states.items()) or "none is left"
         raise DataError(
             f"no batch from the loader workers for {limit('worker_seconds')} s (process {named}): "
-            f"stopped, hanging, or a disk does not answer. If reading is that slow: export "
-            f"{variable('worker_seconds')}=600"
+            f"stopped, hanging, or a disk does not answer. If reading is that slow: "
+            f"{raised_by('worker_seconds', 600)}"
         ) from error
 
 
@@ -161,9 +160,7 @@ class ResumableLoader(DataLoader):
         trainer: tells whether an epoch is over when a state is taken; None outside of Lightning.
     """
 
-    def __init__(
-        self, dataset: Dataset, sampler: Sampler, batch_size: int, trainer: Trainer | None = None, **kwargs: Any
-    ) -> None:
+    def __init__(self, dataset: Dataset, sampler: Sampler, batch_size: int, trainer: Any = None, **kwargs: Any) -> None:
         if not isinstance(sampler, DrawSampler):
             raise ValueError(
                 f"{type(sampler).__name__} was put in place of the resumable sampler: "

@@ -8,6 +8,8 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
+from rvos_lightning.core.bounds import Share
+
 
 class ClipSampling(ABC):
     """Draws the positions of a training clip's frames."""
@@ -140,7 +142,7 @@ class RandomDistinct(ClipSampling):
         contiguous: probability of a contiguous run instead (Sa2VA's `frame_contiguous_sample` is 0.5 where on).
     """
 
-    def __init__(self, contiguous: float = 0.0) -> None:
+    def __init__(self, contiguous: Share = 0.0) -> None:
         self.contiguous = contiguous
 
     def __call__(self, frames: int, length: int, anchor: int, random: np.random.Generator) -> list[int]:
@@ -185,7 +187,7 @@ class Reverse(ClipSampling):
     A reversed clip turns "moving left" into its opposite; published recipes accept that.
     """
 
-    def __init__(self, sampling: ClipSampling, p: float = 0.3) -> None:
+    def __init__(self, sampling: ClipSampling, p: Share = 0.3) -> None:
         self.sampling = sampling
         self.p = p
 

@@ -5,7 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from rvos_lightning.data.clips.transforms import Augmentation, ClipSample, MultiScale, RandomCrop
+from rvos_lightning.core.bounds import Share
+from rvos_lightning.data.clips.sample import Augmentation, ClipSample
+from rvos_lightning.data.clips.transforms import MultiScale, RandomCrop
 
 
 class ScaleOrCrop(Augmentation):
@@ -29,7 +31,7 @@ class ScaleOrCrop(Augmentation):
         longest: int = 640,
         first_sides: Sequence[int] = (400, 500, 600),
         crop: tuple[int, int] = (384, 600),
-        p: float = 0.5,
+        p: Share = 0.5,
         whole_sides: Sequence[int] | None = None,
         whole_longest: int | None = None,
     ) -> None:

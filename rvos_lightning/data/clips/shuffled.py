@@ -48,6 +48,7 @@ class ShuffledExpressions(Reader):
         self.name, self.split, self.videos = f"{reader.name} with shuffled expressions", reader.split, reader.videos
         self.items = _Exchanged(reader.items, seed)
         self.protocol, self.layout, self.besides = reader.protocol, reader.layout, reader.besides
+        self.pictures = reader.pictures
 
     def read_frames(self, video: int, positions: Sequence[int]) -> UInt8[Tensor, "time 3 height width"]:
         """The wrapped reader's frames."""

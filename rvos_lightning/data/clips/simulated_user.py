@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from rvos_lightning.core.bounds import FromZero, Share
 from rvos_lightning.core.types import ClipMeta, Targets, User, UserPrompt
 from rvos_lightning.data.clips.users import UserFactory
 
@@ -39,15 +40,15 @@ class SimulatedUser(UserFactory):
 
     def __init__(
         self,
-        points: float = 0.5,
-        box: float = 0.5,
-        initial: int = 2,
-        corrected: int = 2,
-        corrections: int = 7,
-        from_truth: float = 0.1,
+        points: Share = 0.5,
+        box: Share = 0.5,
+        initial: FromZero = 2,
+        corrected: FromZero = 2,
+        corrections: FromZero = 7,
+        from_truth: Share = 0.1,
         protocol: Protocol = "three_click",
         clicks: int = 3,
-        threshold: float = 0.75,
+        threshold: Share = 0.75,
         rounds: int = 8,
         oracle: bool = False,
     ) -> None:
@@ -166,7 +167,7 @@ class EvaluationUser(_TargetHolder):
         self.first = [self._first_frame(item) for item in range(len(meta))]
         self.interacted: list[set[int]] = [set() for _ in meta]
         self.revisits = options.protocol == "offline"
-        # What the oracle chooses from: the first frame's clicks, and the IoU after each.
+        # What was given (an oracle chooses from the first frame's clicks), and the IoU after each.
         self.given: list[list[UserPrompt]] = [[] for _ in meta]
         self.reached: list[list[float]] = [[] for _ in meta]
 
@@ -186,13 +187,18 @@ class EvaluationUser(_TargetHolder):
         self.interacted[item].add(time)
         self.asked[item, position] = 1
         if self.options.protocol == "mask":
-            return [UserPrompt(position, mask=mask)]
-        if self.options.protocol == "box":
+            prompt = UserPrompt(position, mask=mask)
+        elif self.options.protocol == "box":
             left, top, right, bottom = tight_box(mask)
-            return [relative(position, [(left, top), (right, bottom)], (2, 3), mask.shape)]
-        click = relative(position, [first_click(mask)], (1,), mask.shape)
-        self.given[item].append(click)
-        return [click]
+            prompt = relative(position, [(left, top), (right, bottom)], (2, 3), mask.shape)
+        else:
+            prompt = relative(position, [first_click(mask)], (1,), mask.shape)
+        self.given[item].append(prompt)
+        return [prompt]
+
+    def said(self, item: int) -> Sequence[UserPrompt]:
+        """The first prompt and the clicks that followed it."""
+        return self.given[item]
 
     def correct(self, item: int, frame: int, mask: Float[Tensor, "h w"]) -> UserPrompt | None:
         """Further clicks on the first frame; online also where the mask became bad."""

@@ -1,80 +1,18 @@
-"""Changes to a training clip: resizing, and augmentations that treat frames, masks and words as one."""
+"""Augmentations that treat frames, masks and words as one."""
 
 import re
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, UInt8
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from rvos_lightning.core.types import ClipMeta
-from rvos_lightning.data.clips.resize_rules import inference_size
-
-Resize = Literal["letterbox", "short_side", "squash", "none"]
-"""letterbox: keep the aspect, fit inside `size` (batches pad right and bottom with zeros); short_side: keep the
-aspect, short side `size[0]` unless the long side exceeds `size[1]` (torchvision's rule); squash: exactly `size`;
-none: as it is, where an augmentation resizes."""
-
-
-@dataclass
-class ClipSample:
-    """One training clip of one video with some of its items, before batching."""
-
-    frames: UInt8[Tensor, "time 3 height width"]
-    masks: Bool[Tensor, "items time height width"]
-    annotated: Bool[Tensor, "items time"]
-    expressions: list[str | None]
-    meta: list[ClipMeta]
-    context: UInt8[Tensor, "few 3 height width"] | None = None
-    context_positions: tuple[int, ...] = ()
-    instances: Bool[Tensor, "instances time height width"] | None = None
-    instance_item: list[int] = field(default_factory=list)  # of the sample
-    no_target: bool = False  # an item means nothing on purpose: an empty mask is then no reason to redraw
-    seed: tuple[int, ...] = (0,)
-    batch_seed: tuple[int, ...] = (0,)  # the same for all samples of a batch, on every rank
-
-
-class Augmentation(ABC):
-    """A random change of a whole training clip, the same for all its frames unless it says otherwise."""
-
-    @abstractmethod
-    def __call__(self, sample: ClipSample, random: np.random.Generator) -> ClipSample:
-        """The changed clip; `random` is the only source of randomness."""
-
-
-def fit_size(original: tuple[int, int], size: tuple[int, int], resize: Resize) -> tuple[int, int]:
-    """Height and width, in pixels, that a picture of size `original` is resized to."""
-    height, width = original
-    if resize == "squash":
-        return size
-    if resize == "none":
-        return original
-    if resize == "short_side":
-        wide, high = inference_size(width, height, *size)
-        return high, wide
-    scale = min(size[0] / height, size[1] / width)
-    return max(1, round(height * scale)), max(1, round(width * scale))
-
-
-def resize_frames(frames: UInt8[Tensor, "*time 3 _h _w"], size: tuple[int, int]) -> UInt8[Tensor, "*time 3 _H _W"]:
-    """Bilinear with antialiasing, rounded to whole grey levels."""
-    return frames if tuple(frames.shape[-2:]) == size else F.resize(frames, list(size), antialias=True)
-
-
-def resize_masks(masks: Bool[Tensor, "*lead _h _w"], size: tuple[int, int]) -> Bool[Tensor, "*lead _H _W"]:
-    """Antialiased bilinear on 0/255, True from one half on; thinner than nearest's jagged edges, and no shift."""
-    if tuple(masks.shape[-2:]) == size:
-        return masks
-    shape = masks.shape[:-2]
-    grey = masks.reshape(-1, 1, *masks.shape[-2:]).to(torch.uint8) * 255
-    return (F.resize(grey, list(size), antialias=True) > 127).reshape(*shape, *size)
-
+from rvos_lightning.core.bounds import Share
+from rvos_lightning.data.clips.resizing import fit_size, resize_frames, resize_masks
+from rvos_lightning.data.clips.sample import Augmentation, ClipSample
 
 MIRRORED = {
     f"{a}{ending}": f"{b}{ending}"
@@ -117,7 +55,7 @@ class HorizontalFlip(Augmentation):
         swap_words: exchange left and right in the expressions; False: clips with such words are not flipped.
     """
 
-    def __init__(self, p: float = 0.5, swap_words: bool = True) -> None:
+    def __init__(self, p: Share = 0.5, swap_words: bool = True) -> None:
         self.p, self.swap_words = p, swap_words
 
     def __call__(self, sample: ClipSample, random: np.random.Generator) -> ClipSample:
@@ -148,7 +86,7 @@ class ColourJitter(Augmentation):
         contrast: float = 0.03,
         saturation: float = 0.03,
         hue: float = 0.0,
-        p: float = 1.0,
+        p: Share = 1.0,
         per_frame: bool = False,
     ) -> None:
         self.ranges = (brightness, contrast, saturation, hue)
@@ -176,7 +114,7 @@ class ColourJitter(Augmentation):
 class Greyscale(Augmentation):
     """Grey pictures with probability `p` (SAM 2: 0.05), never where the words name a colour."""
 
-    def __init__(self, p: float = 0.05) -> None:
+    def __init__(self, p: Share = 0.05) -> None:
         self.p = p
 
     def __call__(self, sample: ClipSample, random: np.random.Generator) -> ClipSample:
@@ -200,7 +138,7 @@ class PhotometricDistortion(Augmentation):
     """
 
     def __init__(
-        self, contrast: float = 0.5, saturation: float = 0.5, hue: float = 18.0, channels: float = 0.5
+        self, contrast: float = 0.5, saturation: float = 0.5, hue: float = 18.0, channels: Share = 0.5
     ) -> None:
         self.contrast, self.saturation, self.hue, self.channels = contrast, saturation, hue, channels
 
@@ -245,7 +183,7 @@ class Affine(Augmentation):
         translate: float = 0.0,
         scale: tuple[float, float] = (1.0, 1.0),
         fill: tuple[int, int, int] = (123, 116, 103),
-        p: float = 1.0,
+        p: Share = 1.0,
     ) -> None:
         self.degrees, self.shear, self.translate = degrees, shear, translate
         self.scale, self.fill, self.p = scale, fill, p
@@ -300,7 +238,7 @@ class RandomCrop(Augmentation):
     Not done where it would lose every object on every frame.
     """
 
-    def __init__(self, smallest: int = 384, largest: int = 600, p: float = 0.5) -> None:
+    def __init__(self, smallest: int = 384, largest: int = 600, p: Share = 0.5) -> None:
         self.smallest, self.largest, self.p = smallest, largest, p
 
     def __call__(self, sample: ClipSample, random: np.random.Generator) -> ClipSample:

@@ -2,13 +2,11 @@
 
 import csv
 import json
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from jaxtyping import Bool
 
 from rvos_lightning.core.types import Facts
@@ -17,13 +15,14 @@ from rvos_lightning.data.limits import within
 from rvos_lightning.data.problems import Refused
 from rvos_lightning.data.reader import Count, DataError, Item, Video
 from rvos_lightning.data.readers.annotation_files import read_json, read_text, safe_path
-from rvos_lightning.data.readers.file_reader import FileReader, Masks, MaskSource, misfit
+from rvos_lightning.data.readers.file_reader import FileReader
 from rvos_lightning.data.readers.layout import missing, needed_file, needed_tree, without_notes
+from rvos_lightning.data.readers.one_frame import OneFrame
 from rvos_lightning.data.sources.arrays import hdf5_fields
 from rvos_lightning.data.sources.file_tree import FileTree, open_tree
 from rvos_lightning.data.sources.film import FilmFrames
-from rvos_lightning.data.sources.image_files import FrameSource, ImageFrames, Size
-from rvos_lightning.data.sources.rle_store import cache_path
+from rvos_lightning.data.sources.image_files import FrameSource, ImageFrames
+from rvos_lightning.data.sources.table_file import cache_path, write_whole
 from rvos_lightning.metrics.images import A2D
 
 Split = Literal["train", "test"]
@@ -65,36 +64,24 @@ class A2DReader(FileReader):
         super().__init__("a2d_sentences", split, videos, items, _frames(root, split), Hdf5Masks(masks), files)
 
 
-class Hdf5Masks(MaskSource):
+class Hdf5Masks(OneFrame):
     """`<video>/%05d.h5` with `instance` (ids) and `reMask` (one mask each, columns first)."""
 
-    def __init__(self, tree: FileTree) -> None:
-        """HDF5 files of `tree`."""
-        self.tree = tree
+    def file(self, video: Video, item: Item) -> str:
+        """See `OneFrame.file`."""
+        return f"{video.id}/{video.frames[item.facts.frame]}.h5"
 
-    def read(self, video: Video, item: Item, positions: Sequence[int], size: Size) -> Masks:
-        """See `MaskSource.read`; only the item's own frame is annotated."""
-        masks = np.zeros((len(positions), *size), bool)
-        annotated = np.zeros(len(positions), bool)
-        frame = item.facts.frame
-        if frame in positions:
-            name = f"{video.id}/{video.frames[frame]}.h5"
-            place = f"{self.tree.place}/{name}"
-            ids, planes = read_instances(self.tree.read(name), place)
-            where = np.flatnonzero(ids == int(item.objects[0])) if item.objects else []
-            if not len(where):
-                raise DataError(f"{place}: field 'instance' holds {ids.tolist()}, not {item.objects}. Get it again.")
-            if planes.shape[1:] != tuple(size):
-                raise DataError(misfit(place, planes.shape[1:], size))
-            index = list(positions).index(frame)
-            masks[index], annotated[index] = planes[where].any(0), True
-        return torch.from_numpy(masks), torch.from_numpy(annotated)
+    def mask(self, data: bytes, item: Item, place: str) -> Bool[np.ndarray, "height width"]:
+        """See `OneFrame.mask`."""
+        ids, planes = read_instances(data, place)
+        where = np.flatnonzero(ids == int(item.objects[0])) if item.objects else []
+        if not len(where):
+            raise DataError(f"{place}: field 'instance' holds {ids.tolist()}, not {item.objects}. Get it again.")
+        return planes[where].any(0)
 
-    def visible(self, video: Video, item: Item) -> Bool[np.ndarray, "frames"]:
-        """See `MaskSource.visible`."""
-        seen = np.zeros(len(video.frames), bool)
-        seen[item.facts.frame] = True
-        return seen
+    def counted(self, video: Video) -> int | None:
+        """See `MaskSource.counted`."""
+        return sum(name.endswith(".h5") for name in self.tree.names(video.id))
 
 
 def read_instances(data: bytes, place: str) -> tuple[np.ndarray, Bool[np.ndarray, "instances height width"]]:
@@ -139,11 +126,8 @@ def _rows(
     texts = needed_file(root, ("text_annotations/a2d_annotation.txt",), split, "the sentences")
     kept = cache_path([texts, root / "Release" / "videoset.csv"], ".json", cache, tag=f"a2d_{split}")
     if not kept.is_file():
-        rows = list(_made(texts, table, masks))
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        partial = kept.with_name(f".{os.getpid()}.{kept.name}")
-        partial.write_text(json.dumps(rows), encoding="utf-8")
-        os.replace(partial, kept)
+        made = json.dumps(list(_made(texts, table, masks))).encode()
+        kept = write_whole(kept, lambda file: file.write(made))
     return _checked(read_json(kept), kept), [texts]
 
 
@@ -211,7 +195,7 @@ class A2DSentences(DiskData):
         test_split: "test".
         predict_split: "test".
         cache: where a list made from the text file is kept; None: beside it.
-        kwargs: see `VideoDataModule`.
+        kwargs: see `VideoData`.
     """
 
     opens = A2DReader

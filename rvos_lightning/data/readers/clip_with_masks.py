@@ -10,13 +10,13 @@ from jaxtyping import Bool, UInt8
 from torch import Tensor
 
 from rvos_lightning.core.types import Facts
-from rvos_lightning.data.module import Split, VideoDataModule
-from rvos_lightning.data.problems import Problem, refuse_if
+from rvos_lightning.data.problems import Problem, refuse_if, told
 from rvos_lightning.data.reader import DataError, Item, Reader, Video
 from rvos_lightning.data.readers.annotation_files import read_json
 from rvos_lightning.data.readers.own_masks import mask_files, mask_problems
 from rvos_lightning.data.sources.image_files import decode_ids
 from rvos_lightning.data.sources.video_files import Footage, ImageFootage, open_footage
+from rvos_lightning.data.video_data import Split, VideoData
 
 FILE = "expressions.json"
 
@@ -60,7 +60,7 @@ class ClipWithMasksReader(Reader):
             wanted = [e for e in said if hidden or "masks" in e]
             if wanted:
                 self._add(name, entries[name], wanted)
-        refuse_if(self._problems())
+        self.notes = [problem for problem in told(self._problems()) if not problem.blocks]
         if not self.items:
             raise DataError(f"{root / FILE}: no expression has `masks`, so there is nothing to train or score on")
 
@@ -72,8 +72,14 @@ class ClipWithMasksReader(Reader):
         self.videos.append(Video(name, footage[0].frames, footage[0].size))
         if isinstance(footage[0], ImageFootage):
             refuse_if(_links_out(self.root, footage[0].paths))
+        given: set[str] = set()
         for number, said in enumerate(wanted):
             field = f"{name}.expressions[{number}]"
+            key = said.get("id", number)
+            if type(key) not in (str, int) or key == "" or str(key) in given:
+                again = ", which another expression has" if type(key) in (str, int) and key != "" else ""
+                raise DataError(f"{self.root / FILE}: {field}.id must be a name of its own, found {key!r}{again}")
+            given.add(str(key))
             text, labels = said.get("exp"), said.get("labels")
             if not isinstance(text, str) or not text.strip():
                 raise DataError(f"{self.root / FILE}: {field}.exp must be a sentence, found {text!r}")
@@ -81,13 +87,20 @@ class ClipWithMasksReader(Reader):
                 raise DataError(
                     f"{self.root / FILE}: {field}.masks must name a folder or a PNG, found {said['masks']!r}"
                 )
-            if "masks" in said and not (isinstance(labels, list) and all(type(n) is int for n in labels)):
-                raise DataError(f"{self.root / FILE}: {field}.labels must list palette numbers, found {labels!r}")
+            if "masks" in said and not (isinstance(labels, list) and all(type(n) is int and n > 0 for n in labels)):
+                raise DataError(
+                    f"{self.root / FILE}: {field}.labels must list palette numbers from 1 (0 is the background), "
+                    f"found {labels!r}"
+                )
             objects = tuple(labels) if "masks" in said else None
             subsets = ("multi",) if objects and len(objects) > 1 else ()
             facts = Facts(fps=footage[0].rate)
-            self.items.append(Item(len(self.videos) - 1, str(said.get("id", number)), text, objects, subsets, facts))
+            self.items.append(Item(len(self.videos) - 1, str(key), text, objects, subsets, facts))
             self.masks.append(_inside(self.root, said["masks"], f"{field}.masks") if "masks" in said else None)
+
+    def problems(self, fast: bool) -> Iterator[Problem]:
+        """What is worth knowing and blocks nothing."""
+        yield from self.notes
 
     def _problems(self) -> Iterator[Problem]:
         """What is wrong with masks, folder by folder; every mask is looked at once."""
@@ -161,6 +174,8 @@ def _links_out(root: Path, paths: Iterable[Path]) -> Iterator[Problem]:
 
 
 def _inside(root: Path, name: str, field: str) -> Path:
+    if not name or "\0" in name:
+        raise DataError(f"{root / FILE}: {field} names no file or folder: {name!r}")
     path = (root / name).resolve()
     if not path.is_relative_to(root.resolve()):
         raise DataError(f"{root / FILE}: {field} leaves the folder: {name!r}")
@@ -169,14 +184,14 @@ def _inside(root: Path, name: str, field: str) -> Path:
     return path
 
 
-class ClipWithMasks(VideoDataModule):
+class ClipWithMasks(VideoData):
     """Real clips with masks and sentences; the same ones serve for training, validation, test and prediction.
 
     Args:
         root: folder with `expressions.json`, see `ClipWithMasksReader`.
         clips: names of clips to use; None for all.
         repeats: how often an epoch goes over them.
-        kwargs: see `VideoDataModule`.
+        kwargs: see `VideoData`.
     """
 
     def __init__(self, root: Path | str, clips: list[str] | None = None, repeats: int = 50, **kwargs: Any) -> None:

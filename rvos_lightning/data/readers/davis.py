@@ -81,7 +81,7 @@ class DAVIS(DiskData):
         task: "semi-supervised" reads Annotations, "unsupervised" the re-annotated Annotations_unsupervised.
         resolution: "480p" or "Full-Resolution".
         other_size: what to do with a mask that is not of its frame's size.
-        kwargs: see `VideoDataModule`.
+        kwargs: see `VideoData`.
     """
 
     opens = DAVISReader

@@ -17,7 +17,7 @@ BLOCKS = ("train", "validate", "submit")  # narrowed to what the split is used f
 def examine(reader: Reader, fast: bool, pool: Executor) -> Iterator[list[Problem]]:
     """Problems of the split as a whole, then of each video; `fast` reads names and headers only."""
     try:
-        own = list(reader.problems(fast)) if isinstance(reader, FileReader) else []
+        own = list(reader.problems(fast))
     except Exception as error:  # as below: a finding, not the doctor's end
         what = str(error) if isinstance(error, DataError) else f"{type(error).__name__}: {error}"
         own = [Problem(f"{reader.name} {reader.split}", what, "Get these files again, or report this.", BLOCKS)]
@@ -43,6 +43,20 @@ def examine(reader: Reader, fast: bool, pool: Executor) -> Iterator[list[Problem
             what = f"{type(error).__name__}: {error}"
             found.append(Problem(f"video {video.id}", what, "Get this video's files again, or report this.", BLOCKS))
         yield found
+
+
+def masks_counted(reader: Reader) -> str:
+    """How many masks there are where frames need none, so that a lost one shows in the numbers; else nothing."""
+    truth = reader.truth if isinstance(reader, FileReader) else None
+    try:
+        counts = {} if truth is None else {video.id: truth.counted(video) for video in reader.videos}
+    except Exception:  # the examination of its video says what is wrong with it
+        return ""
+    known = {name: count for name, count in counts.items() if count is not None}
+    if not known:
+        return ""
+    least = min(known, key=known.__getitem__)
+    return f", {sum(known.values())} masks (fewest: {known[least]} in {least})"
 
 
 def frames_read(reader: Reader, video: int, fast: bool) -> Iterator[Problem]:

@@ -47,6 +47,10 @@ class MaskSource(ABC):
         """Mask files that a video should have and has not."""
         return []
 
+    def counted(self, video: Video) -> int | None:
+        """Number of a video's mask files where frames need none, so that a lost one is not missed; else None."""
+        return None
+
     def check_video(self, video: Video, items: Sequence[Item], size: Size, fast: bool) -> Iterator[Problem]:
         """What is wrong with the masks of a video; reads names and the first mask only if `fast`, else all of them."""
         blocks = ("train", "validate")
@@ -164,10 +168,6 @@ class FileReader(Reader):
         if not known[0]:
             known[:] = self.frames.size(self.videos[video])
         return int(known[0]), int(known[1])
-
-    def problems(self, fast: bool) -> Iterator[Problem]:
-        """What is wrong with this layout in particular; the doctor asks, after the checks common to all."""
-        return iter(())
 
     @cached_property
     def _sizes(self) -> Int32[np.ndarray, "videos 2"]:

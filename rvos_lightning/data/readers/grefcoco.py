@@ -1,25 +1,22 @@
 """gRefCOCO: sentences that mean several objects, or none."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rvos_lightning.core.types import Facts
 from rvos_lightning.data.disk_data import DiskData
 from rvos_lightning.data.reader import RECALLED, Count, DataError
-from rvos_lightning.data.readers.coco_json import Instances, picture_tree
-from rvos_lightning.data.readers.layout import needed_file
-from rvos_lightning.data.readers.refer_pickle import read_refs
-from rvos_lightning.data.readers.refer_reader import ReferReader, Sentence, TextField, in_split, sentence_text
+from rvos_lightning.data.readers.coco_json import Instances
+from rvos_lightning.data.readers.refer_reader import AnyTargetReader, Meaning, TextField, named_annotations
 from rvos_lightning.metrics.images import GRefCOCO as Protocol
 
 IMAGES = f"{RECALLED}; pictures as in RefCOCO"
 
 
-class GRefCOCOReader(ReferReader):
+class GRefCOCOReader(AnyTargetReader):
     """`<root>/{grefs(unc).json, instances.json}`; `ann_id` -1 means no target, several ids their union.
 
-    Crowd annotations are left out; where only such remain the reference is damaged, not without target.
+    Crowd annotations are left out; where only such remain the reference is damaged, not without target. Splits: train,
+    val, testA, testB, or test for the last two.
     """
 
     protocol = Protocol
@@ -30,40 +27,16 @@ class GRefCOCOReader(ReferReader):
         "testB": Count((750,), (14933,), IMAGES),
     }
 
-    def __init__(
-        self,
-        root: Path | str,
-        split: str,
-        text: TextField = "raw",
-        images: Path | None = None,
-        cache: Path | None = None,
-    ) -> None:
-        """Reads one split: train, val, testA, testB, or test for the last two."""
-        root = Path(root) / "grefcoco" if (Path(root) / "grefcoco").is_dir() else Path(root)
-        path = needed_file(root, ("grefs(unc).json", "grefs(unc).p"), split, "the references")
-        instances = Instances(needed_file(root, ("instances.json",), split, "the annotations"))
-        sentences = _sentences(read_refs(path, cache), split, text, instances, path)
-        tree = picture_tree(root, None if images is None else Path(images), split)
-        super().__init__("grefcoco", split, sentences, instances, tree, cache, [path, instances.path])
+    folder, source = "grefcoco", "grefcoco"
+    references = ("grefs(unc).json", "grefs(unc).p")
 
-
-def _sentences(
-    refs: list[dict[str, Any]], split: str, text: TextField, instances: Instances, path: Path
-) -> Iterator[Sentence]:
-    for ref in refs:
-        if not in_split(ref["split"], split):
-            continue
-        given = ref["ann_id"] if isinstance(ref["ann_id"], list) else [ref["ann_id"]]
-        named = tuple(dict.fromkeys(number for number in given if number != -1))
+    def meaning(self, ref: dict[str, Any], instances: Instances, place: str) -> Meaning:
+        """See `AnyTargetReader.meaning`."""
+        named = tuple(number for number in named_annotations(ref) if number != -1)
         wanted = tuple(number for number in named if number not in instances.crowds)
         if named and not wanted:
-            raise DataError(f"{path}: reference {ref['ref_id']}: only crowd annotations are left of {list(named)}.")
-        subsets = (("multi_target",) if len(wanted) > 1 else ("single_target",)) if wanted else ()
-        for sentence in ref["sentences"]:
-            facts = Facts(image=ref["image_id"], reference=ref["ref_id"], category=instances.category(wanted))
-            # several references of one picture may share a sentence number in older releases
-            key = f"{ref['ref_id']}_{sentence['sent_id']}"
-            yield Sentence(ref["image_id"], key, sentence_text(sentence, text), wanted, subsets, facts)
+            raise DataError(f"{place}: only crowd annotations are left of {list(named)}.")
+        return Meaning(wanted)
 
 
 class GRefCOCO(DiskData):
@@ -78,7 +51,7 @@ class GRefCOCO(DiskData):
         text: the sentence as typed or cleaned.
         images: folder of COCO train2014 pictures; None: looked for around `root`.
         cache: where converted files are kept; None: beside the annotations.
-        kwargs: see `VideoDataModule`.
+        kwargs: see `VideoData`.
     """
 
     opens = GRefCOCOReader

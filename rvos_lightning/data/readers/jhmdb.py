@@ -1,12 +1,11 @@
 """JHMDB-Sentences: one sentence on each of 928 clips, scored on three frames of each; evaluation only."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Bool, UInt8
 
 from rvos_lightning.core.types import Facts
@@ -15,11 +14,11 @@ from rvos_lightning.data.limits import within
 from rvos_lightning.data.problems import Problem, Refused
 from rvos_lightning.data.reader import Count, DataError, Item, Video
 from rvos_lightning.data.readers.annotation_files import read_json, safe_path
-from rvos_lightning.data.readers.file_reader import FileReader, Masks, MaskSource, misfit
+from rvos_lightning.data.readers.file_reader import FileReader
 from rvos_lightning.data.readers.layout import needed_tree, without_notes
+from rvos_lightning.data.readers.one_frame import OneFrame
 from rvos_lightning.data.sources.arrays import mat_field
-from rvos_lightning.data.sources.file_tree import FileTree
-from rvos_lightning.data.sources.image_files import ImageFrames, Size
+from rvos_lightning.data.sources.image_files import ImageFrames
 from rvos_lightning.metrics.images import A2D
 
 
@@ -64,35 +63,19 @@ class JHMDBReader(FileReader):
         super().__init__("jhmdb_sentences", split, videos, items, source, PuppetMasks(masks), [path])
 
 
-class PuppetMasks(MaskSource):
+class PuppetMasks(OneFrame):
     """`<action>/<video>/puppet_mask.mat`: `part_mask`, height x width x time, above zero on the person."""
 
-    def __init__(self, tree: FileTree) -> None:
-        """MATLAB files of `tree`."""
-        self.tree = tree
+    def file(self, video: Video, item: Item) -> str:
+        """See `OneFrame.file`."""
+        return f"{video.id}/puppet_mask.mat"
 
-    def read(self, video: Video, item: Item, positions: Sequence[int], size: Size) -> Masks:
-        """See `MaskSource.read`; only the item's own frame is annotated."""
-        masks = np.zeros((len(positions), *size), bool)
-        annotated = np.zeros(len(positions), bool)
-        frame = item.facts.frame
-        if frame in positions:
-            name = f"{video.id}/puppet_mask.mat"
-            place = f"{self.tree.place}/{name}"
-            planes = read_puppet(self.tree.read(name), place)
-            if planes.shape[:2] != tuple(size):
-                raise DataError(misfit(place, planes.shape[:2], size))
-            if frame >= planes.shape[2]:
-                raise DataError(f"{place}: {planes.shape[2]} masks, but frame {frame + 1} is scored. Get it again.")
-            index = list(positions).index(frame)
-            masks[index], annotated[index] = planes[:, :, frame] > 0, True
-        return torch.from_numpy(masks), torch.from_numpy(annotated)
-
-    def visible(self, video: Video, item: Item) -> Bool[np.ndarray, "frames"]:
-        """See `MaskSource.visible`."""
-        seen = np.zeros(len(video.frames), bool)
-        seen[item.facts.frame] = True
-        return seen
+    def mask(self, data: bytes, item: Item, place: str) -> Bool[np.ndarray, "height width"]:
+        """See `OneFrame.mask`."""
+        planes, frame = read_puppet(data, place), item.facts.frame
+        if frame >= planes.shape[2]:
+            raise DataError(f"{place}: {planes.shape[2]} masks, but frame {frame + 1} is scored. Get it again.")
+        return planes[:, :, frame] > 0
 
 
 @lru_cache(maxsize=2)  # the three items of a clip follow each other
@@ -150,7 +133,7 @@ class JHMDBSentences(DiskData):
         val_split: "test", or None for none (likewise below).
         test_split: "test".
         predict_split: "test".
-        kwargs: see `VideoDataModule`.
+        kwargs: see `VideoData`.
     """
 
     opens = JHMDBReader

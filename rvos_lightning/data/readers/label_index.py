@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from rvos_lightning.data.reader import Video
-from rvos_lightning.data.sources.file_tree import FileTree, Folder
+from rvos_lightning.data.sources.file_tree import FileTree
 from rvos_lightning.data.sources.image_files import decode_ids
 from rvos_lightning.data.sources.png_masks import VOID
-from rvos_lightning.data.sources.rle_store import cache_path
+from rvos_lightning.data.sources.table_file import cache_path, write_whole
 
 
 class LabelIndex:
@@ -32,9 +32,15 @@ class LabelIndex:
         self.first = np.cumsum([0] + [len(video.frames) for video in videos])
 
     @classmethod
-    def of_files(cls, videos: Sequence[Video], tree: FileTree, cache: Path | None = None) -> "LabelIndex":
-        """Reads every `<video>/<frame>.png` once; later calls find the result, as long as no folder has changed."""
-        path = cache_path(_sources(videos, tree), ".labels.npz", cache)
+    def of_files(
+        cls, videos: Sequence[Video], tree: FileTree, cache: Path | None = None, lists: Sequence[Path] = ()
+    ) -> "LabelIndex":
+        """Reads every `<video>/<frame>.png` once; later calls find the result, as long as no folder has changed.
+
+        `lists` are the files that say which videos and frames there are, where folders do not.
+        """
+        sources = dict.fromkeys([tree.place, *(tree.source(video.id) for video in videos)])
+        path = cache_path([*sources, *lists], ".labels.npz", cache)
         if path.is_file():
             with np.load(path, allow_pickle=False) as kept:
                 if len(kept["present"]) == sum(len(video.frames) for video in videos):
@@ -45,10 +51,7 @@ class LabelIndex:
         present = np.array([row is not None for row in rows], bool)
         nothing = np.zeros(32, np.uint8)
         bits = np.stack([nothing if row is None else row for row in rows]) if rows else np.zeros((0, 32), np.uint8)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{os.getpid()}.{path.name}")
-        np.savez_compressed(partial, bits=bits, present=present)
-        os.replace(partial, path)
+        write_whole(path, lambda file: np.savez_compressed(file, bits=bits, present=present))
         return cls(videos, bits, present)
 
     @classmethod
@@ -85,10 +88,3 @@ def _labels(tree: FileTree, name: str) -> UInt8[np.ndarray, "32"] | None:
         return None
     ids = decode_ids(tree.read(name), f"{tree.place}/{name}")
     return np.packbits(np.bincount(ids.ravel(), minlength=256)[:256] > 0)
-
-
-def _sources(videos: Sequence[Video], tree: FileTree) -> list[Path]:
-    if not isinstance(tree, Folder):
-        return [tree.place]
-    folders = (tree.place / video.id for video in videos)
-    return [tree.place, *(each if each.is_dir() else each.with_name(f"{each.name}.zip") for each in folders)]

@@ -1,12 +1,12 @@
 """What a layout must contain, refused or reported in the same words."""
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
 
 from rvos_lightning.data.problems import Problem, Refused, blocks_of
-from rvos_lightning.data.sources.file_tree import FileTree, left_by_macos, open_tree
+from rvos_lightning.data.sources.file_tree import FileTree, left_by_desktops, open_tree, packed_tree
+from rvos_lightning.data.sources.frame_names import lost_between
+from rvos_lightning.data.sources.tar import COMPRESSED, REMEDY, unpacking
 
 
 def missing(path: Path, what: str, split: str, blocks: tuple[str, ...] | None = None) -> Problem:
@@ -38,32 +38,28 @@ def frame_problems(
         more = f" and {len(alone) - 1} more" if len(alone) > 1 else ""
         yield Problem(place, f"no frame {alone[0]}{more}, of which there is a mask", remedy, blocks_of(split))
         return
-    numbers = [int(stem) for stem in frames if stem.isdecimal()]
-    steps = [after - before for before, after in pairwise(numbers)]
-    usual = Counter(steps).most_common(1)[0][0] if len(numbers) == len(frames) and len(steps) > 2 else 0
-    if usual > 0 and any(step > usual and step % usual == 0 for step in steps):
-        width = len(frames[0])
-        gone = [n for a, b in pairwise(numbers) for n in range(a + usual, b, usual)]
+    if gone := lost_between(frames):
         more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
-        yield Problem(
-            place, f"frame {gone[0]:0{width}d}{more} missing between its neighbours", remedy, blocks_of(split)
-        )
+        yield Problem(place, f"frame {gone[0]}{more} missing between its neighbours", remedy, blocks_of(split))
 
 
 def without_notes(paths: Iterable[Path]) -> list[Path]:
-    """Paths in order, without those that hold a Mac's notes on their namesakes (`._name`)."""
-    return sorted(path for path in paths if not left_by_macos(path.name))
+    """Paths in order, without the notes of desktops (`._name`, `Thumbs.db`)."""
+    return sorted(path for path in paths if not left_by_desktops(path.name))
 
 
 def needed_tree(root: Path, relative: str, split: str, what: str = "the frames") -> FileTree:
-    """A folder, or a zip in its place, that the split cannot do without.
+    """A folder, or a zip or tar in its place, that the split cannot do without.
 
     Raises:
-        Refused: it is not there.
+        Refused: it is not there, or only as a compressed tar.
     """
     tree = open_tree(root, relative)
     if tree is None:
-        raise Refused([missing(root / relative, f"{what} of split {split} (folder or zip)", split)])
+        packed = packed_tree(root, relative)
+        if packed is not None and (command := unpacking(packed)) is not None:
+            raise Refused([Problem(str(packed), COMPRESSED, f"{REMEDY} {command}", blocks_of(split))])
+        raise Refused([missing(root / relative, f"{what} of split {split} (folder, zip or tar)", split)])
     return tree
 
 

@@ -123,7 +123,7 @@ class LVVIS(DiskData):
         predict_split: "test", whose masks only the server has.
         items: "tracks" for promptable systems, "categories" for referring ones.
         cache: where the mask store is kept; None: beside the annotations.
-        kwargs: see `VideoDataModule`.
+        kwargs: see `VideoData`.
     """
 
     opens = LVVISReader

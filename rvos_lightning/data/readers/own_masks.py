@@ -17,8 +17,12 @@ MOST_STRANGERS = 2  # values that no expression means, in masks of which 255 is 
 
 def mask_files(place: Path) -> dict[str, Path]:
     """The mask of each frame by its stem: of a folder's PNG files (suffix in any case), or one PNG."""
+    return {path.stem: path for path in _pictures(place)}
+
+
+def _pictures(place: Path) -> list[Path]:
     files = [place] if place.is_file() else sorted(place.iterdir())
-    return {path.stem: path for path in files if path.suffix.lower() == ".png" and not path.name.startswith(".")}
+    return [path for path in files if path.suffix.lower() == ".png" and not path.name.startswith(".")]
 
 
 def mask_problems(
@@ -39,16 +43,26 @@ def mask_problems(
         what = f"no PNG file in it; found {', '.join(others[:SHOWN]) or 'nothing'}"
         yield Problem(str(place), what, "Save masks as PNG; JPEG changes values, so numbers are lost.", BLOCKS)
         return
+    named_twice = [path for path in _pictures(place) if files[path.stem] != path]
+    if named_twice:
+        what = f"two masks of one frame: {named_twice[0].name} and {files[named_twice[0].stem].name}"
+        yield Problem(str(place), what, "Keep the one that is meant.", BLOCKS)
     strangers = [stem for stem in files if stem not in set(frames)]
     if strangers:
         named = ", ".join(files[stem].name for stem in strangers[:SHOWN])
         what = f"{len(strangers)} of {len(files)} masks are named after no frame: {named}"
-        yield Problem(str(place), what, _renaming(list(files), frames), BLOCKS)
+        yield Problem(str(place), what, renaming(list(files), frames), BLOCKS)
+    elif len(files) < len(frames) and place.is_dir():
+        what = f"{len(frames) - len(files)} of {len(frames)} frames have no mask, the first: "
+        what += next(frame for frame in frames if frame not in files)
+        yield Problem(str(place), what, "They count as not annotated; draw them again if they were lost.")
     with ThreadPoolExecutor() as pool:
         looked = list(pool.map(lambda path: _look(path, size, decoded), files.values()))
     problems = [each for each in looked if isinstance(each, Problem)]
     yield from problems
-    found = sorted(set().union(*(each for each in looked if isinstance(each, set))))
+    held = [each for each in looked if isinstance(each, set)]
+    found = sorted(set().union(*held))
+    yield from _mixed(place, held, labels)
     soft = sorted(set(found) - {0} - {label for own in labels for label in own})
     if len(soft) > MOST_STRANGERS and any(255 in own for own in labels):
         what = f"grey values {_few(soft)} besides 0 and 255: soft edges, which belong to no label"
@@ -58,6 +72,22 @@ def mask_problems(
         if lost:
             what = f"labels {lost} are in none of its {len(files)} masks, which hold the values {_few(found)}"
             yield Problem(str(place), what, _relabelling(found), BLOCKS)
+
+
+def _mixed(place: Path, held: Sequence[set[int]], labels: Sequence[Sequence[int]]) -> Iterator[Problem]:
+    """Masks of two makers in one folder: some number objects, in others whatever is marked is 255."""
+    meant = {label for own in labels for label in own}
+    if 255 in meant or not any(values & meant for values in held):
+        return
+    odd = sum(values <= {0, 255} and 255 in values for values in held)
+    if odd:
+        what = f"{odd} of {len(held)} masks hold 0 and 255 only, others the labels {_few(sorted(meant))}"
+        yield Problem(str(place), what, "Save all of them with the same numbers.", BLOCKS)
+    strange = sorted(set().union(*held) - meant - {0, 255})
+    if strange:
+        where = sum(bool(values & set(strange)) for values in held)
+        what = f"the values {_few(strange)} in {where} of {len(held)} masks are in no expression's `labels`"
+        yield Problem(str(place), what, "Harmless if they are other objects.")
 
 
 def _look(path: Path, size: Size, decoded: dict[Path, set[int]]) -> set[int] | Problem:
@@ -75,7 +105,7 @@ def _look(path: Path, size: Size, decoded: dict[Path, set[int]]) -> set[int] | P
         return Problem(str(path), str(error).removeprefix(f"{path}: "), "", BLOCKS)
 
 
-def _renaming(stems: Sequence[str], frames: Sequence[str]) -> str:
+def renaming(stems: Sequence[str], frames: Sequence[str]) -> str:
     """How to name masks, judged by what their names have in common with the frames'."""
     span = f"{frames[0]}.png to {frames[-1]}.png" if len(frames) > 1 else f"{frames[0]}.png"
     numbers = [int(stem) for stem in stems if stem.isdecimal()]

@@ -37,7 +37,7 @@ class PUMaVOS(DiskData):
         test_split: "all".
         predict_split: "all".
         cache: where the index of objects is kept; None: beside the masks.
-        kwargs: see `VideoDataModule`.
+        kwargs: see `VideoData`.
     """
 
     opens = PUMaVOSReader

@@ -153,7 +153,7 @@ class RefDAVIS(DiskData):
         test_split: "valid".
         predict_split: "valid".
         other_size: what to do with a mask that is not of its frame's size.
-        kwargs: see `VideoDataModule`.
+        kwargs: see `VideoData`.
     """
 
     opens = RefDAVISReader

@@ -132,7 +132,7 @@ class RefYouTubeVOS(DiskData):
         test_split: likewise.
         predict_split: "valid" for the server's 202 videos.
         other_size: what to do with a mask that is not of its frame's size.
-        kwargs: see `VideoDataModule`.
+        kwargs: see `VideoData`.
     """
 
     opens = RefYouTubeVOSReader

@@ -8,11 +8,19 @@ from rvos_lightning.core.types import Facts
 from rvos_lightning.data.disk_data import DiskData
 from rvos_lightning.data.problems import Problem, Refused
 from rvos_lightning.data.reader import Count, DataError
-from rvos_lightning.data.readers.annotation_files import require
+from rvos_lightning.data.readers.annotation_files import JsonStream, require
 from rvos_lightning.data.readers.coco_json import Instances, picture_tree
 from rvos_lightning.data.readers.layout import missing, needed_file
 from rvos_lightning.data.readers.refer_pickle import read_refs
-from rvos_lightning.data.readers.refer_reader import ReferReader, Sentence, TextField, in_split, sentence_text
+from rvos_lightning.data.readers.refer_reader import (
+    ReferReader,
+    Sentence,
+    TextField,
+    in_split,
+    pictures_of,
+    sentence_text,
+)
+from rvos_lightning.data.shared_pictures import Pictures
 from rvos_lightning.metrics.images import RefCOCO as Protocol
 
 Name = Literal["refcoco", "refcoco+", "refcocog"]
@@ -82,9 +90,7 @@ class RefCOCOReader(ReferReader):
         if split not in self.counts:
             known = "; ".join(f"{n} {p}: {', '.join(s)}" for (n, p), s in COUNTS.items())
             raise DataError(f"{name} has no partition {partition!r} with a split {split!r}. There are {known}.")
-        folder = root / name if (root / name).is_dir() else root
-        refs = folder / f"refs({partition}).p"
-        refs = refs if refs.is_file() else refs.with_suffix(".json")
+        folder, refs = _references(root, name, partition)
         coco = folder / f"instances_{name}_{split}.json"
         if layout == "auto":
             layout = "refer" if refs.is_file() else "coco"
@@ -101,6 +107,29 @@ class RefCOCOReader(ReferReader):
         tree = picture_tree(folder, None if images is None else Path(images), split)
         kept = _without(sentences, _ids(exclude_images))
         super().__init__(f"{name}_{partition}", split, kept, instances, tree, cache, files)
+
+    @classmethod
+    def judged_pictures(cls, root: Path, **options: Any) -> list[Pictures]:
+        """See `Reader.judged_pictures`; options as for the reader."""
+        name, partition = options["name"], options["partition"]
+        folder, refs = _references(root, name, partition)
+        splits = [split for split in COUNTS.get((name, partition), {}) if split != "train"]
+        if options["layout"] != "coco" and refs.is_file():
+            return pictures_of(refs, options["cache"], f"{name}_{partition}", splits)
+        found = []
+        for split in splits:
+            if (path := folder / f"instances_{name}_{split}.json").is_file():
+                records = (record for _, record in JsonStream(path).members(("images",)) if isinstance(record, dict))
+                ids = frozenset(_original(record, record["id"]) for record in records if "id" in record)
+                found.append(Pictures(f"{name}_{partition} {split}", ids))
+        return found
+
+
+def _references(root: Path, name: str, partition: str) -> tuple[Path, Path]:
+    """The data set's folder, and its file of references in the refer API's layout, whether it is there or not."""
+    folder = root / name if (root / name).is_dir() else root
+    refs = folder / f"refs({partition}).p"
+    return folder, refs if refs.is_file() else refs.with_suffix(".json")
 
 
 def _of_refs(refs: list[dict[str, Any]], split: str, text: TextField, instances: Instances) -> Iterator[Sentence]:
@@ -122,7 +151,7 @@ def _of_records(instances: Instances) -> Iterator[Sentence]:
         raise DataError(f"{instances.path}: several annotations of one image record; expected one a sentence.")
     for number, picture in instances.pictures.items():
         place = f"{instances.path}: image {number}"
-        original = picture.record.get("original_id", picture.record.get("original_img_id", number))
+        original = _original(picture.record, number)
         first = owner.setdefault(original, number)
         if number not in annotations:
             raise DataError(f"{place}: has no annotation. The file is cut off; convert it again.")
@@ -132,6 +161,11 @@ def _of_records(instances: Instances) -> Iterator[Sentence]:
         facts = Facts(image=original, reference=instances.original.get(annotation), category=category)
         text = require(picture.record, "caption", str, place)
         yield Sentence(first, str(number), text, (annotation,), (), facts)
+
+
+def _original(record: dict[str, Any], number: int) -> int:
+    """COCO's own number of a picture whose record has another."""
+    return record.get("original_id", record.get("original_img_id", number))
 
 
 def _ids(path: Path | None) -> frozenset[int]:
@@ -161,10 +195,9 @@ class RefCOCO(DiskData):
         layout: the refer API's files, one COCO file a split, or whichever is there.
         text: the sentence as typed or cleaned; the second layout has only the cleaned one.
         images: folder of COCO train2014 pictures; None: looked for around `root`.
-        exclude_images: text file of COCO image ids kept out of training. The sets share pictures: a train picture of
-            one is a test picture of another.
+        exclude_images: text file of COCO image ids kept out of training, besides what `shared_pictures` leaves out.
         cache: where converted files are kept; None: beside the annotations.
-        kwargs: see `VideoDataModule`.
+        kwargs: see `VideoData`.
     """
 
     opens = RefCOCOReader
@@ -190,7 +223,7 @@ class RefCOCO(DiskData):
         super().__init__(root, (train_split, val_split, test_split, predict_split), options, **kwargs)
         self.exclude_images = exclude_images
 
-    def open(self, split: str) -> RefCOCOReader:
-        """See `DiskData.open`."""
+    def make(self, split: str) -> RefCOCOReader:
+        """See `DiskData.make`."""
         exclude = self.exclude_images if split == "train" else None
         return RefCOCOReader(self.root, split, **self.options, exclude_images=exclude)

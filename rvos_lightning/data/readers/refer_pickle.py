@@ -8,7 +8,6 @@ refer outside, is refused with its place in the file.
 
 import io
 import json
-import os
 import pickletools
 import reprlib
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from typing import Any
 from rvos_lightning.data.limits import limit
 from rvos_lightning.data.reader import DataError
 from rvos_lightning.data.readers.annotation_files import read_json
-from rvos_lightning.data.sources.rle_store import cache_path
+from rvos_lightning.data.sources.table_file import cache_path, write_whole
 
 shorten = reprlib.repr  # a few lists of lists can say terabytes of text
 
@@ -215,11 +214,8 @@ def read_refs(path: Path, cache: Path | None = None) -> list[dict[str, Any]]:
     kept = cache_path([path], ".json", cache, tag="refs")
     if not kept.is_file():
         refs = [_known(ref) for ref in _checked(read_plain_pickle(path), path)]
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        partial = kept.with_name(f".{os.getpid()}.{kept.name}")
-        content = {"source": path.name, "bytes": path.stat().st_size, "refs": refs}
-        partial.write_text(json.dumps(content), encoding="utf-8")
-        os.replace(partial, kept)
+        content = json.dumps({"source": path.name, "bytes": path.stat().st_size, "refs": refs}).encode()
+        kept = write_whole(kept, lambda file: file.write(content))
     return read_json(kept)["refs"]
 
 

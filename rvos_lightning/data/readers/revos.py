@@ -137,7 +137,7 @@ class ReVOS(DiskData):
         predict_split: "valid".
         exclude: video ids, or patterns such as "TAO/*", to leave out.
         cache: where the mask store is kept; None: beside the annotations.
-        kwargs: see `VideoDataModule`.
+        kwargs: see `VideoData`.
     """
 
     opens = ReVOSReader

@@ -43,13 +43,13 @@ class SAVTrainReader(FileReader):
         Raises:
             Refused: there is no annotation file below `root`.
         """
-        root = _below(Path(root), "train")
+        root = below(Path(root), "train")
         self.annotations = without_notes(root.rglob(f"*_{kind}.json"))
         if not self.annotations:
             raise Refused([missing(root / f"sav_000001_{kind}.json", f"the {kind} masklets of SA-V train", "train")])
         store = stored(self.annotations, self._tracks, cache, tag=f"sav_{kind}")
         videos, items = _listing(store)
-        frames = _frames(root, self.annotations, kind)
+        frames = frames_of(root, self.annotations)
         super().__init__("sav", "train", videos, items, frames, StoredMasks(store, "{video}/{object}"), [])
 
     def _tracks(self) -> Iterator[Track]:
@@ -99,14 +99,15 @@ def _listing(store: RleStore) -> tuple[list[Video], list[Item]]:
     return videos, items
 
 
-def _frames(root: Path, annotations: list[Path], kind: str) -> FrameSource:
+def frames_of(root: Path, annotations: list[Path]) -> FrameSource:
+    """Frames of the films that annotation files lie beside, extracted or not."""
     tree = open_tree(root, "JPEGImages")
     if tree is not None:
         return ImageFrames(tree)
     folders = {path.parent for path in annotations}
     if len(folders) == 1:
         return FilmFrames(folders.pop())
-    places = {path.name.removesuffix(f"_{kind}.json"): path.parent.relative_to(root).as_posix() for path in annotations}
+    places = {path.stem.rpartition("_")[0]: path.parent.relative_to(root).as_posix() for path in annotations}
     return _ScatteredFilms(root, places)
 
 
@@ -134,7 +135,7 @@ class SAVReader(FileReader):
 
     def __init__(self, root: Path | str, split: str) -> None:
         """Lists videos and objects of "val" or "test"."""
-        root = _below(Path(root), split)
+        root = below(Path(root), split)
         names = read_text(needed_file(root, (f"sav_{split}.txt",), split, "the list of videos")).split()
         frames = needed_tree(root, "JPEGImages_24fps", split)
         masks = needed_tree(root, "Annotations_6fps", split, "the masks")
@@ -174,7 +175,8 @@ def _stems(masks: FileTree, video: str) -> set[str]:
     return {name for label in masks.names(video) for name in masks.names(f"{video}/{label}")}
 
 
-def _below(root: Path, split: str) -> Path:
+def below(root: Path, split: str) -> Path:
+    """The folder of a split, or `root` itself."""
     return next((root / name for name in (f"sav_{split}", split) if (root / name).is_dir()), root)
 
 
@@ -189,7 +191,7 @@ class SAV(DiskData):
         predict_split: likewise.
         annotations: masklets of train, drawn with people ("manual") or by the model alone ("auto").
         cache: where the mask store is kept; None: beside the annotations.
-        kwargs: see `VideoDataModule`.
+        kwargs: see `VideoData`.
     """
 
     opens = SAVReader
@@ -209,8 +211,8 @@ class SAV(DiskData):
         self.annotations: Kind = annotations
         self.cache = cache
 
-    def open(self, split: str) -> Reader:
-        """See `DiskData.open`."""
+    def make(self, split: str) -> Reader:
+        """See `DiskData.make`."""
         if split == "train":
             return SAVTrainReader(self.root, self.annotations, self.cache)
         return SAVReader(self.root, split)

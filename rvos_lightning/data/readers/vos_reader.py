@@ -1,6 +1,7 @@
 """Readers of promptable sets laid out as folders of frames and palette masks; an item is an object of a video."""
 
 from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Literal
 
@@ -49,6 +50,10 @@ class IndexedMaps(IdMaps):
         there = set(self.tree.names(video.id))
         return [f"{video.id}/{frame}.png" for frame in video.frames if f"{frame}.png" not in there]
 
+    def counted(self, video: Video) -> int | None:
+        """See `MaskSource.counted`."""
+        return None if self.public == "all" else super().counted(video)
+
     def visible(self, video: Video, item: Item) -> Bool[np.ndarray, "frames"]:
         """See `MaskSource.visible`."""
         return self.index.shows(item.video, [int(each) for each in item.objects or ()])
@@ -69,30 +74,35 @@ class VosReader(FileReader):
         labels: Sequence[Sequence[int]] | None = None,
         categories: Mapping[tuple[str, int], str] | None = None,
         trained: Container[str] | None = None,
+        seen: Sequence[bool] | None = None,
         other_size: OtherSize = "error",
         suffix: str = ".jpg",
+        truth: IndexedMaps | None = None,
     ) -> None:
         """`labels`: objects of each video where a protocol fixes them; else all that the index shows.
 
-        `trained`: categories that occur in training, where a protocol keeps the others apart.
+        `trained`: categories that occur in training, where a protocol keeps the others apart; or `seen`: whether each
+        video's do. `truth`: None for the maps of `masks`.
         """
         lost = (frame_problems(v.id, v.frames, masks.names(v.id), split, str(frames.place)) for v in videos)
         refuse_if(chain.from_iterable(lost))
+        truth = truth or IndexedMaps(masks, index, public, other_size)
         items = []
         for number, video in enumerate(videos):
             for label in index.labels(number) if labels is None else labels[number]:
-                shown = np.flatnonzero(index.shows(number, [label]))
+                item = Item(number, str(label), None, (label,))
+                shown = np.flatnonzero(truth.visible(video, item))
                 category = (categories or {}).get((video.id, label))
-                seen = None if category is None or trained is None else category in trained
-                facts = Facts(label, category=category, seen=seen, frame=int(shown[0]) if len(shown) else None)
-                items.append(Item(number, str(label), None, (label,), (), facts))
+                known = None if category is None or trained is None else category in trained
+                known = known if seen is None else seen[number]
+                facts = Facts(label, category=category, seen=known, frame=int(shown[0]) if len(shown) else None)
+                items.append(replace(item, facts=facts))
         if not items:
             held = np.flatnonzero(np.unpackbits(index.bits, axis=1).any(0)).tolist()
             what = f"no object in any mask; they hold the values {held[:8]}, of which 0 is background and 255 void"
             refuse_if(
                 [Problem(str(masks.place), what, "Save object numbers 1, 2, ... in the masks.", blocks_of(split))]
             )
-        truth = IndexedMaps(masks, index, public, other_size)
         super().__init__(name, split, videos, items, ImageFrames(frames, suffix), truth, [])
 
     def problems(self, fast: bool) -> Iterator[Problem]:

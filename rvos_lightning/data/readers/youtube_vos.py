@@ -1,4 +1,4 @@
-"""YouTube-VOS 2018 and 2019, and sets laid out like it."""
+"""YouTube-VOS 2018 and 2019."""
 
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,6 @@ class YouTubeVOSReader(VosReader):
         split: str,
         all_frames: bool = False,
         cache: Path | None = None,
-        name: str = "youtube_vos",
         other_size: OtherSize = "error",
     ) -> None:
         """Lists videos and objects; `all_frames` takes frames from the 30 fps archive."""
@@ -50,8 +49,9 @@ class YouTubeVOSReader(VosReader):
         categories = {key: category for key, (category, _) in meta.items() if category}
         public = ("some" if all_frames else "all") if split.startswith("train") else "first"
         super().__init__(
-            name, split, videos, frames, masks, index, public, None, categories, _trained_on(root), other_size
-        )
+            "youtube_vos", split, videos, frames, masks, index, public, None, categories, _trained_on(root),
+            other_size=other_size,
+        )  # fmt: skip
 
 
 def _trained_on(root: Path) -> set[str] | None:
@@ -88,7 +88,7 @@ class YouTubeVOS(DiskData):
         predict_split: "valid" for the server.
         all_frames: read the 30 fps archives (`<split>_all_frames`); masks stay on every fifth frame.
         cache: where the index of objects is kept; None: beside the masks.
-        kwargs: see `VideoDataModule`.
+        kwargs: see `VideoData`.
     """
 
     opens = YouTubeVOSReader

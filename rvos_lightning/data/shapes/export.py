@@ -4,123 +4,34 @@
 """
 
 import argparse
-import json
 import pickle
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, UInt8
 
+from rvos_lightning.data.labels.own import FILE, FRAMES, MASKS, OwnObject, OwnVideo, write_annotations
+from rvos_lightning.data.labels.video import Sentence
+from rvos_lightning.data.shapes.export_recent import RECENT
 from rvos_lightning.data.shapes.grammar import word
 from rvos_lightning.data.shapes.kinds import said
-from rvos_lightning.data.shapes.moving_shapes import MovingShapes
-from rvos_lightning.data.shapes.scene import Thing
-
-ONE_TARGET = dict.fromkeys(("attributes", "size", "turn", "stop", "start", "speed", "late", "tracking_bias"), 1.0)
-ANY_TARGET = ONE_TARGET | {"multi": 2.0, "no_target": 2.0}
-ALL_VISIBLE = {"attributes": 1.0}
-STILL = {"size": 1.0, "relation": 1.0}
-
-
-@dataclass(frozen=True)
-class Shot:
-    """One video to write: pictures, object numbers (from 1), and what is said about it.
-
-    Attributes:
-        expressions: (sentence, object numbers meant) of each expression.
-        things: the objects, number 1 first.
-    """
-
-    id: str
-    frames: UInt8[np.ndarray, "time height width 3"]
-    ids: UInt8[np.ndarray, "time height width"]
-    expressions: tuple[tuple[str, tuple[int, ...]], ...]
-    things: tuple[Thing, ...]
-
-
-@dataclass(frozen=True)
-class Source:
-    """What to write.
-
-    Attributes:
-        videos: in each split.
-        size: side of the pictures, in pixels.
-        frames: frames a video.
-        seed: of MovingShapes.
-    """
-
-    videos: int = 4
-    size: int = 96
-    frames: int = 8
-    seed: int = 0
-
-    def shots(self, split: str, kinds: dict[str, float], first: int = 0, frames: int | None = None) -> Iterator[Shot]:
-        """`videos` shots of a split of MovingShapes, from number `first` on."""
-        counts = {f"{name}_clips": first + self.videos for name in ("train", "val", "test")}
-        length = frames or self.frames
-        data = MovingShapes("medium", kinds, size=self.size, clip_length=length, data_seed=self.seed, **counts)
-        reader = data.reader(split)  # type: ignore[arg-type]
-        for video in range(first, first + self.videos):
-            everything = range(length)
-            items = [reader.items[2 * video + n] for n in range(2)]
-            yield Shot(
-                f"{split}{video:04d}",
-                reader.read_frames(video, everything).permute(0, 2, 3, 1).contiguous().numpy(),
-                reader.read_labels(video, everything).numpy(),
-                tuple((item.expression, item.objects) for item in items),
-                reader.story(video).scene.things,
-            )
-
-
-def palette() -> list[int]:
-    """The 256 colours of VOC and DAVIS: bits of the index dealt to red, green and blue, highest first."""
-    colours = np.zeros((256, 3), dtype=np.uint8)
-    for index in range(256):
-        for bit in range(8):
-            colours[index, bit % 3] |= (index >> bit & 1) << (7 - bit // 3)
-    return [int(value) for value in colours.ravel()]
-
-
-def write_json(path: Path, content: Any) -> None:
-    """JSON with its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
-
-
-def write_frames(folder: Path, frames: UInt8[np.ndarray, "time height width 3"], names: Sequence[str]) -> None:
-    """JPEG files of high quality."""
-    from PIL import Image
-
-    folder.mkdir(parents=True, exist_ok=True)
-    for frame, name in zip(frames, names, strict=True):
-        Image.fromarray(frame).save(folder / f"{name}.jpg", quality=95, subsampling=0)
-
-
-def write_ids(folder: Path, ids: UInt8[np.ndarray, "time height width"], names: Sequence[str]) -> None:
-    """Palette PNGs whose values are object numbers."""
-    from PIL import Image
-
-    folder.mkdir(parents=True, exist_ok=True)
-    for one, name in zip(ids, names, strict=True):
-        image = Image.fromarray(one, mode="P")
-        image.putpalette(palette())
-        image.save(folder / f"{name}.png")
-
-
-def rle(mask: Bool[np.ndarray, "height width"]) -> dict[str, Any]:
-    """COCO's compressed run lengths, as text."""
-    from pycocotools import mask as library
-
-    coded = library.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return {"size": [int(n) for n in coded["size"]], "counts": coded["counts"].decode()}
-
-
-def names(count: int, stride: int = 1) -> list[str]:
-    """Five-digit frame names."""
-    return [f"{stride * i:05d}" for i in range(count)]
+from rvos_lightning.data.shapes.shots import (
+    ALL_VISIBLE,
+    ANY_TARGET,
+    ONE_TARGET,
+    STILL,
+    Shot,
+    Source,
+    names,
+    pack,
+    rle,
+    tracks_of,
+    write_frames,
+    write_ids,
+    write_json,
+    write_object,
+)
 
 
 def youtube_vos(out: Path, source: Source, expressions: bool = False) -> None:
@@ -164,12 +75,6 @@ def ref_youtube_vos(out: Path, source: Source) -> None:
         write_json(out / "meta_expressions" / split / "meta_expressions.json", {"videos": videos})
 
 
-def _tracks(shot: Shot, first: int) -> dict[str, list[dict[str, Any] | None]]:
-    """`mask_dict.json` entries of all things of a shot, numbered from `first`."""
-    masks = {n: shot.ids == n for n in range(1, len(shot.things) + 1)}
-    return {str(first + n - 1): [rle(mask) if mask.any() else None for mask in track] for n, track in masks.items()}
-
-
 def mevis(out: Path, source: Source) -> None:
     """`train` and `valid_u` with masks, `valid` without; expressions may mean several objects or none (v2)."""
     for split, ours, first in (("train", "train", 0), ("valid_u", "val", 0), ("valid", "val", source.videos)):
@@ -183,10 +88,18 @@ def mevis(out: Path, source: Source) -> None:
                 known = {"obj_id": [n - 1 for n in meant], "anno_id": [start + n - 1 for n in meant]}
                 said[str(number)] = {"exp": text, **({} if split == "valid" else known)}
             videos[shot.id] = {"expressions": said, "frames": stems}
-            tracks |= _tracks(shot, start)
+            tracks |= tracks_of(shot, start)
         write_json(out / split / "meta_expressions.json", {"videos": videos})
         if split != "valid":
             write_json(out / split / "mask_dict.json", tracks)
+
+
+def mevis_v2(out: Path, source: Source) -> None:
+    """MeViS under the names of v2's download, frames in one tar a split."""
+    mevis(out, source)
+    for split, name in (("train", "v2"), ("valid_u", "v2"), ("valid", "v2_release")):
+        (out / split / "meta_expressions.json").rename(out / split / f"meta_expressions_{name}.json")
+        pack(out / split / "JPEGImages", "JPEGImages")
 
 
 def revos(out: Path, source: Source) -> None:
@@ -204,7 +117,7 @@ def revos(out: Path, source: Source) -> None:
                 said[str(n)] = {"exp": text, "obj_id": [m - 1 for m in meant], "anno_id": anno, "type_id": kind}
             size = {"height": source.size, "width": source.size, "vid_id": number}
             videos[id] = {"expressions": said, "frames": stems, **size}
-            tracks |= _tracks(shot, start)
+            tracks |= tracks_of(shot, start)
             masks = shot.ids > 0
             ratio = [float(mask.mean()) for mask in masks]
             foreground[id] = {"masks_rle": [rle(mask) for mask in masks], "foreground_ratio": ratio}
@@ -253,18 +166,13 @@ def ref_davis(out: Path, source: Source) -> None:
 
 def sav(out: Path, source: Source) -> None:
     """SA-V `val`: every frame as JPEG, each object's masks on every fourth, one folder an object."""
-    from PIL import Image
-
     ids = []
     for shot in source.shots("val", ALL_VISIBLE):
         stems = names(len(shot.frames))
         write_frames(out / "sav_val/JPEGImages_24fps" / shot.id, shot.frames, stems)
         for number in range(1, len(shot.things) + 1):
             folder = out / "sav_val/Annotations_6fps" / shot.id / f"{number - 1:03d}"
-            folder.mkdir(parents=True, exist_ok=True)
-            for position in range(0, len(stems), 4):
-                mask = (shot.ids[position] == number).astype(np.uint8) * 255
-                Image.fromarray(mask).save(folder / f"{stems[position]}.png")
+            write_object(folder, shot.ids[::4] == number, stems[::4])
         ids.append(shot.id)
     (out / "sav_val/sav_val.txt").write_text("".join(f"{id}\n" for id in ids))
 
@@ -316,8 +224,29 @@ def _coco(shot: Shot, image: int, start: int) -> list[dict[str, Any]]:
     return rows
 
 
+def own(out: Path, source: Source) -> None:
+    """Your own videos: objects that overlap, two annotators, frames that nobody drew on, sentences about nothing."""
+    for split in ("train", "val", "test"):
+        videos = []
+        for shot in source.shots(split, ANY_TARGET):
+            stems = names(len(shot.frames))
+            write_frames(out / split / FRAMES / shot.id, shot.frames, stems)
+            objects: dict[str, OwnObject] = {}
+            for number, thing in enumerate(shot.things, start=1):
+                objects[str(number)] = OwnObject(thing.shape, ("anna", "ben")[number % 2])
+                step = 1 + number % 2  # one annotator drew on every second frame only
+                write_object(out / split / MASKS / shot.id / str(number), shot.whole(number)[::step], stems[::step])
+            said = {
+                str(n): Sentence(text, tuple(map(str, meant)), ("anna", "ben")[n % 2])
+                for n, (text, meant) in enumerate(shot.expressions)
+            }
+            videos.append(OwnVideo(shot.id, tuple(stems), None, 10.0, objects, said))
+        write_annotations(out / split / FILE, iter(videos))
+
+
 LAYOUTS = {
-    layout.__name__: layout for layout in (davis, mevis, ref_davis, ref_youtube_vos, refcoco, revos, sav, youtube_vos)
+    layout.__name__: layout
+    for layout in (davis, mevis, mevis_v2, own, ref_davis, ref_youtube_vos, refcoco, revos, sav, youtube_vos, *RECENT)
 }
 
 

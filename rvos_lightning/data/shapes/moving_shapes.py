@@ -16,16 +16,18 @@ import torch
 from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 
+from rvos_lightning.core.bounds import FromZero
 from rvos_lightning.core.types import Facts
-from rvos_lightning.data.module import Split, VideoDataModule
 from rvos_lightning.data.reader import DataError, Item, Reader, Video
 from rvos_lightning.data.shapes.grammar import VOCABULARY, Query, resolve, word
 from rvos_lightning.data.shapes.kinds import MAKERS, PRESETS, STILL, Preset
 from rvos_lightning.data.shapes.render import render
 from rvos_lightning.data.shapes.scene import Scene
+from rvos_lightning.data.video_data import Split, VideoData
 
 __all__ = ["VOCABULARY", "MovingShapes", "ShapesReader"]
 
+LabelKind = Literal["shape", "colour", "size", "direction", "column", "row"]
 Difficulty = Literal["easy", "medium", "hard"]
 _BUCKETS = {"train": (0, 1, 2, 3), "val": (4, 5), "test": (6, 7)}
 _NAMED = ("tracking_bias", "occlusion", "multi", "no_target")
@@ -44,6 +46,12 @@ def split_of(scene: Scene) -> str:
     """The only split a scene may occur in, by a hash of everything visible but the background."""
     bucket = crc32(scene.signature().encode()) % 8
     return next(split for split, buckets in _BUCKETS.items() if bucket in buckets)
+
+
+def has_double(scene: Scene, index: int) -> bool:
+    """Whether another thing looks just like this one, so that the sentence's direction alone tells them apart."""
+    looks = [(thing.shape, thing.colour, thing.size) for thing in scene.things]
+    return looks.count(looks[index]) > 1
 
 
 class _Lazy(Sequence):
@@ -142,7 +150,12 @@ class ShapesReader(Reader):
         kind = story.scene.kind
         if kind in ("no_target", "multi") and (len(things) == 1):
             kind = "attributes"  # a further sentence about one thing of that scene
-        return Item(video, str(number), sentence, tuple(t + 1 for t in things), (kind,), Facts(kind=kind))
+        shapes = ", ".join(dict.fromkeys(story.scene.things[t].shape for t in things)) or None
+        facts = Facts(kind=kind, category=shapes)
+        subsets = (kind,)
+        if kind == "attributes" and self.preset.moving and len(things) == 1:
+            subsets += ("direction" if has_double(story.scene, things[0]) else "looks",)
+        return Item(video, str(number), sentence, tuple(t + 1 for t in things), subsets, facts)
 
     def _draw(self, video: int) -> tuple[Tensor, Tensor]:
         frames, labels = render(
@@ -185,7 +198,7 @@ class ShapesReader(Reader):
         return np.repeat(np.arange(self.clips), self.expressions)
 
 
-class MovingShapes(VideoDataModule):
+class MovingShapes(VideoData):
     """The embedded data set, drawn as it is needed.
 
     Args:
@@ -193,6 +206,7 @@ class MovingShapes(VideoDataModule):
             (every kind of expression; more shapes, colours and directions; busier backgrounds).
         kinds: kind of expression -> weight, instead of the preset's. Kinds: attributes, size, turn, stop, start, speed,
             relation, late, tracking_bias, occlusion, multi, no_target; each is also a named subset in the scores.
+            Those of attributes are scored once more as `direction`, where another thing looks alike, or `looks`.
         stills: pictures of things that do not move: kinds attributes, size, relation, multi and no_target, without a
             word on motion, so that one frame tells all.
         size: side of the square frames, in pixels.
@@ -200,9 +214,13 @@ class MovingShapes(VideoDataModule):
         video_length: frames in a video; None: as in a clip.
         train_clips, val_clips, test_clips: videos in each split.
         expressions_per_video: sentences about each video.
+        labels: names of attributes instead of sentences: an item a video for every name of these kinds, meaning all
+            things that have it, or none; true means shape, colour, size and direction; `column` and `row` are the
+            parts of things left and right of, above and below their centres. Give `items_per_video` as many. For
+            classifiers.
         distractors: things that differ from the target in one respect, instead of the preset's number.
         data_seed: decides what is drawn; `seed` decides the order in training.
-        kwargs: see `VideoDataModule`.
+        kwargs: see `VideoData`.
     """
 
     licence = "MovingShapes, drawn by this package: Apache-2.0"
@@ -219,7 +237,8 @@ class MovingShapes(VideoDataModule):
         val_clips: int = 64,
         test_clips: int = 256,
         expressions_per_video: int = 2,
-        distractors: int | None = None,
+        labels: bool | list[LabelKind] = False,
+        distractors: FromZero | None = None,
         data_seed: int = 0,
         batch_size: int = 8,
         eval_batch_size: int = 8,
@@ -236,7 +255,7 @@ class MovingShapes(VideoDataModule):
         self.preset = preset if distractors is None else replace(preset, distractors=distractors)
         self.clips = {"train": train_clips, "val": val_clips, "test": test_clips}
         self.side, self.video_length = size, video_length or clip_length
-        self.expressions_per_video, self.data_seed = expressions_per_video, data_seed
+        self.expressions_per_video, self.data_seed, self.labels = expressions_per_video, data_seed, labels
 
     def check(self) -> None:
         """Also refuses kinds of expression that do not exist or have no weight."""
@@ -251,13 +270,11 @@ class MovingShapes(VideoDataModule):
 
     def reader(self, split: Split) -> ShapesReader:
         """The reader of a split; prediction runs on the test split."""
+        from rvos_lightning.data.shapes.labels import OF_THINGS, LabelReader, labels_of
+
         split = "test" if split == "predict" else split
-        return ShapesReader(
-            split,
-            self.clips[split],
-            self.expressions_per_video,
-            self.preset,
-            self.side,
-            self.video_length,
-            self.data_seed,
-        )
+        rest = (self.preset, self.side, self.video_length, self.data_seed)
+        if not self.labels:
+            return ShapesReader(split, self.clips[split], self.expressions_per_video, *rest)
+        kinds = OF_THINGS if self.labels is True else self.labels
+        return LabelReader(split, self.clips[split], len(labels_of(self.preset, kinds)), *rest, kinds=kinds)

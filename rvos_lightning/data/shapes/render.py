@@ -65,13 +65,14 @@ def background(
         strength: contrast of the texture, 0 to 1.
         drift: pixels a frame, up to which the texture slides, so that motion alone does not tell things from ground.
     """
-    texture = _texture(512)
-    row, column = random.integers(0, 512 - size, size=2)
+    side = 512 if size < 512 else 2 * size
+    texture = _texture(side)
+    row, column = random.integers(0, side - size, size=2)
     shift = random.uniform(-drift, drift, size=2) if drift else (0.0, 0.0)
     tint = random.uniform(24, 92) + random.uniform(-14, 14, size=3)
     canvas = np.empty((frames, size, size, 3), dtype=np.uint8)
     for t in range(frames if drift else 1):
-        top, left = int(row + shift[0] * t) % (512 - size), int(column + shift[1] * t) % (512 - size)
+        top, left = int(row + shift[0] * t) % (side - size), int(column + shift[1] * t) % (side - size)
         cut = texture[top : top + size, left : left + size, None].astype(np.float32)
         canvas[t] = np.clip(tint.astype(np.float32) + (cut - 128) * strength, 0, 255)
     if not drift:

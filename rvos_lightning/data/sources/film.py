@@ -1,11 +1,15 @@
 """Films by frame number: the pictures a player shows, in its order, for users' own films and data sets alike."""
 
+import gc
 import os
+import stat
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -19,8 +23,24 @@ from rvos_lightning.data.sources.upright import rgb
 
 STAMPED = ("mov", "matroska")
 """Containers that say when each frame is shown. AVI and raw streams do not; transport streams start anew."""
+FORMATS = "mov,matroska,avi,mpeg,mpegts,mpegvideo,m4v,gif,h264,hevc,av1,obu,ivf,flv,asf,ogg,mxf,dv,mjpeg,nut"
+"""FFmpeg's names of what is opened: pictures in one file. A playlist, whatever it is called, would name other files."""
 REMEDY = "Repair it: ffmpeg -i IN -c:v libx264 -crf 10 OUT.mp4"
+MICROSECONDS = 1_000_000
 _inherited: list[Any] = []  # decoders of a parent process: closing one here would wait for threads that are not here
+
+
+_films: "WeakSet[Film]" = WeakSet()
+
+
+def _just_forked() -> None:
+    for film in list(_films):
+        film.leave_to_parent()
+
+
+# PyAV's containers and streams refer to each other, so decoders that nobody needs wait for the garbage collector: the
+# parent's, as the child's would wait for ever for the threads of one that it frees.
+os.register_at_fork(before=gc.freeze, after_in_parent=gc.unfreeze, after_in_child=_just_forked)
 
 
 class Shown(NamedTuple):
@@ -55,10 +75,15 @@ class Film:
         self._forget()
 
     def _forget(self) -> None:
-        # a thread that reads ahead and the main thread (context frames) may both ask
-        self._lock, self._owner = threading.Lock(), os.getpid()
+        self._lock = threading.Lock()  # a thread that reads ahead and the main thread (context frames) may both ask
         self._stream: Iterator[tuple[int, Any]] | None = None
         self._next, self._last = 0, None
+        _films.add(self)
+
+    def leave_to_parent(self) -> None:
+        """In a process that was just forked: neither use nor close the parent's decoder."""
+        _inherited.append(self._stream)
+        self._forget()
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path, "keep": self.keep, "shown": self.shown, "decoded": 0}
@@ -77,9 +102,6 @@ class Film:
         Raises:
             DataError: one cannot be decoded, or has another size than the first that was asked for.
         """
-        if self._owner != os.getpid():
-            _inherited.append(self._stream)
-            self._forget()
         with self._lock:
             found = {number: self._one(number) for number in sorted(set(numbers))}
             if not self.keep:
@@ -99,10 +121,10 @@ class Film:
         if self._last is not None and self._last[0] == number:
             return self._last[1]
         if self._stream is None or self._next > number:
-            self._stream, self._next = self._frames(number), 0
+            self._stream, self._next = self._from(number), 0
         picture = self._go_on(number)
         if picture is None:  # a key frame after all behind it, or a file that cannot be sought in: from the start
-            self._stream, self._next = self._frames(0), 0
+            self._stream, self._next = self._from(0), 0
             picture = self._go_on(number)
         if picture is None:
             raise DataError(f"{self.path}: frame {number} of {len(self)} cannot be decoded. {REMEDY}")
@@ -112,23 +134,14 @@ class Film:
     def _go_on(self, number: int) -> UInt8[Tensor, "3 height width"] | None:
         assert self._stream is not None
         for index, frame in self._stream:
-            self._next = index + 1
+            self._next, self.decoded = index + 1, self.decoded + 1
             if index >= number:
                 return rgb(frame) if index == number else None
         return None
 
-    def _frames(self, start: int) -> Iterator[tuple[int, Any]]:
-        """Frames with their numbers, from the last key frame before `start` or from the film's first."""
+    def _from(self, start: int) -> Iterator[tuple[int, Any]]:
         times = self.shown.times
-        seek = None if times is None or not start else int(times[start])
-        for index, frame in enumerate(decoded(self.path, seek)):
-            self.decoded += 1
-            if times is None:
-                yield index, frame
-            elif frame.pts is not None:
-                number = int(np.searchsorted(times, frame.pts))
-                if number < len(times) and times[number] == frame.pts:
-                    yield number, frame
+        return numbered(self.path, times, None if times is None or not start else int(times[start]))
 
 
 class FilmFrames(FrameSource):
@@ -177,15 +190,32 @@ def open_film(path: str) -> Any:
     import av
 
     try:
-        container = av.open(path)
+        container = av.open(path, options={"format_whitelist": FORMATS})
     except FileNotFoundError as error:
         raise DataError(f"{path}: missing video file. Get it, or extract its frames as JPEG files.") from error
+    except av.error.ArgumentError as error:
+        kinds = "a playlist, or of a kind that is not read"
+        raise DataError(f"{path}: {kinds}. Make it a film of its own: ffmpeg -i IN OUT.mp4") from error
     except (av.FFmpegError, OSError, ValueError) as error:
         raise DataError(f"{path}: not a readable video ({error}). Download it again.") from error
     if not container.streams.video:
         container.close()
         raise DataError(f"{path}: holds no video stream. Download it again.")
     return container
+
+
+def numbered(path: str, times: np.ndarray | None, seek: int | None) -> Iterator[tuple[int, Any]]:
+    """Frames with their numbers, from the last key frame before the time `seek` or from the film's first.
+
+    Holds no `Film`: one that nobody needs closes its decoder at once, not when the garbage collector comes by.
+    """
+    for index, frame in enumerate(decoded(path, seek)):
+        if times is None:
+            yield index, frame
+        elif frame.pts is not None:
+            number = int(np.searchsorted(times, frame.pts))
+            if number < len(times) and times[number] == frame.pts:
+                yield number, frame
 
 
 def decoded(path: str, seek: int | None = None) -> Iterator[Any]:
@@ -207,6 +237,8 @@ def decoded(path: str, seek: int | None = None) -> Iterator[Any]:
                 try:
                     for frame in packet.decode():
                         begun = True
+                        if frame.is_corrupt:
+                            warnings.warn(f"{path}: damaged; what a frame lacks is filled in. {REMEDY}", stacklevel=2)
                         yield frame
                 except av.error.InvalidDataError:
                     if begun:
@@ -227,6 +259,8 @@ def shown(path: str) -> Shown:
         facts = os.stat(path)
     except OSError as error:
         raise DataError(f"{path}: missing video file. Get it, or extract its frames as JPEG files.") from error
+    if not stat.S_ISREG(facts.st_mode):
+        raise DataError(f"{path}: no ordinary file, so it cannot be read twice. Save the film to a file.")
     return _shown(path, facts.st_size, facts.st_mtime_ns)
 
 
@@ -235,7 +269,8 @@ def _shown(path: str, size: int, modified: int) -> Shown:
     import av
 
     with open_film(path) as container:
-        stamped = container.format.name.split(",")[0] in STAMPED
+        kind = container.format.name.split(",")[0]
+        stamped, declared = kind in STAMPED, _declared(container)
         try:
             packets = [p for p in container.demux(video=0) if p.size and not p.is_discard] if stamped else []
             stamps = [packet.pts for packet in packets]
@@ -245,11 +280,47 @@ def _shown(path: str, size: int, modified: int) -> Shown:
         times = np.sort(np.array(stamps, np.int64))
         first = next(decoded(path), None)
         if first is not None and first.pts == times[0]:
+            _compare(path, kind, float((times[-1] - times[0]) * first.time_base), declared)
             return Shown(len(times), times)
     count = sum(1 for _ in decoded(path))
     if not count:
         raise DataError(f"{path}: holds no frames. Download it again.")
+    _compare(path, kind, (count - 1) / declared.rate if declared.rate else declared.seconds, declared)
     return Shown(count, None)
+
+
+class _Declared(NamedTuple):
+    """What a film's header says: how long it lasts, and frames a second; 0 where it does not say."""
+
+    seconds: float
+    rate: float
+
+
+def _declared(container: Any) -> _Declared:
+    stream, whole = container.streams.video[0], container.duration
+    seconds = float(stream.duration * stream.time_base) if stream.duration else (whole or 0) / MICROSECONDS
+    return _Declared(seconds, float(stream.average_rate or 0))
+
+
+def _compare(path: str, kind: str, last: float, declared: _Declared) -> None:
+    """Says aloud that a film ends before its header says.
+
+    Args:
+        path: the film.
+        kind: of container.
+        last: seconds between the first and the last frame that are there.
+        declared: by the header; exact in mp4, elsewhere also of the sound, or estimated.
+
+    Raises:
+        DataError: an mp4 is cut off.
+    """
+    slack = 3 / declared.rate if declared.rate else 0.5
+    if last + slack >= 0.98 * declared.seconds:
+        return
+    said = f"{path}: its frames end at {last:.1f} s, its header says {declared.seconds:.1f} s: cut off or damaged"
+    if kind == "mov":
+        raise DataError(f"{said}. Download it again; to keep what is there: ffmpeg -i IN -c:v libx264 OUT.mkv")
+    warnings.warn(f"{said}, or its sound is longer", stacklevel=3)
 
 
 def film_size(path: str) -> Size:

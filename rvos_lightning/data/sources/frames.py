@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from rvos_lightning.core.types import Device, LazyTensor, Targets
-from rvos_lightning.data.clips.transforms import resize_frames
+from rvos_lightning.data.clips.resizing import resize_frames
 from rvos_lightning.data.reader import Reader
 
 Window = tuple[int, int]

@@ -2,9 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
@@ -12,14 +10,11 @@ from torch import Tensor
 from rvos_lightning.data.limits import no_picture, open_picture
 from rvos_lightning.data.reader import DataError, Video
 from rvos_lightning.data.sources.file_tree import FileTree
+from rvos_lightning.data.sources.mask_pictures import Size as Size
+from rvos_lightning.data.sources.mask_pictures import decode_ids as decode_ids
+from rvos_lightning.data.sources.mask_pictures import image_size
 
-SCALED = {b"\x02": 85, b"\x04": 17}  # by bit depth, byte 24 of a PNG
-MOST_GREYS = 64  # more different values in one grey mask are no objects
 TORCHVISION_RGB = 3  # torchvision.io.ImageReadMode.RGB
-Size = tuple[int, int]
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 
 def decode_rgb(data: bytes, place: str) -> UInt8[Tensor, "3 height width"]:
@@ -49,50 +44,7 @@ def decode_rgb(data: bytes, place: str) -> UInt8[Tensor, "3 height width"]:
         picture = None
     if picture is None:
         raise DataError(f"{place}: {no_picture(data, None)}")
-    return torch.from_numpy(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)).permute(2, 0, 1).contiguous()
-
-
-def decode_ids(data: bytes, place: str) -> UInt8[np.ndarray, "height width"]:
-    """Object numbers of a palette or grey PNG: the stored values, never the colours.
-
-    Raises:
-        DataError: unreadable, no PNG, or one whose values are no object numbers (colours, soft edges, above 255).
-    """
-    with open_picture(data, place) as image:
-        if image.format != "PNG" or image.mode not in ("P", "L", "1", "I;16", "I"):
-            raise DataError(f"{place}: {_no_numbers(image)}")
-        ids = np.asarray(image)
-        if image.mode == "L" and data[24:25] in SCALED:  # Pillow spreads 2 and 4 bits over 0 to 255
-            ids = ids // SCALED[data[24:25]]
-        if image.mode.startswith("I") and ids.max(initial=0) > 255:
-            raise DataError(
-                f"{place}: 16-bit values up to {int(ids.max())}; object numbers end at 255. Save it with 8 bits."
-            )
-        greys = np.count_nonzero(np.bincount(ids.ravel())) if image.mode == "L" else 0
-        if greys > MOST_GREYS:
-            raise DataError(
-                f"{place}: {greys} different grey values, {int(ids.min())} to {int(ids.max())}: soft edges or a "
-                "photograph, not object numbers. Threshold it, and save 0 and the object's number."
-            )
-        return ids.astype(np.uint8, copy=False)
-
-
-def _no_numbers(image: "Image.Image") -> str:
-    """Why an image holds no object numbers."""
-    if image.format != "PNG":
-        return f"a {image.format} file; a mask must be a PNG, as its values are object numbers. Save it as PNG."
-    colours = image.convert("RGB").getcolors(64) or []
-    named = ", ".join(str(colour) for _, colour in sorted(colours, reverse=True)[:4]) or "more than 64"
-    return (
-        "a mask must be a palette or grey PNG whose values are object numbers; this one has mode "
-        f"{image.mode} with the colours {named}. Give each colour a number (0 background), or take the original file."
-    )
-
-
-def image_size(data: bytes, place: str) -> Size:
-    """(height, width) from an image file's header."""
-    with open_picture(data, place) as image:
-        return image.height, image.width
+    return torch.from_numpy(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)).permute(2, 0, 1)
 
 
 class FrameSource(ABC):
@@ -136,7 +88,9 @@ class ImageFrames(FrameSource):
             if len(positions) == 1:
                 return frame[None]
             if frames is None:
-                frames = frame.new_empty((len(positions), *frame.shape))
+                shape = (len(positions), *frame.shape)
+                # as decoders write them, and as they are copied and resized in a third of the time
+                frames = torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last)
             if frame.shape != frames.shape[1:]:
                 raise DataError(
                     f"{self.tree.place}/{name}: {frame.shape[1]}x{frame.shape[2]} pixels, but another frame of the "

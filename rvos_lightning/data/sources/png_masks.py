@@ -45,6 +45,13 @@ class IdMaps(MaskSource):
                 void[index] = ids == VOID
         return torch.from_numpy(void)
 
+    def counted(self, video: Video) -> int | None:
+        """See `MaskSource.counted`."""
+        if self.annotated == "all":
+            return None
+        there = set(self.tree.names(video.id))
+        return sum(f"{frame}.png" in there for frame in video.frames)
+
     def missing(self, video: Video) -> list[str]:
         """See `MaskSource.missing`."""
         if self.annotated == "present":
@@ -73,24 +80,47 @@ class IdMaps(MaskSource):
 
 
 class BinaryFolders(MaskSource):
-    """`<video>/<object>/<frame>.png`, anything above zero inside; frames without a file are not annotated."""
+    """`<video>/<object>/<frame>.png`, anything above zero inside."""
 
-    def __init__(self, tree: FileTree, other: OtherSize = "error") -> None:
-        """PNG files of `tree`; objects are folder names."""
-        self.tree, self.other = tree, other
+    def __init__(
+        self, tree: FileTree, other: OtherSize = "error", annotated: Literal["present", "all"] = "present"
+    ) -> None:
+        """PNG files of `tree`; objects are folder names.
+
+        `annotated`: frames without a file are not annotated ("present"), or do not show the object ("all").
+        """
+        self.tree, self.other, self.annotated = tree, other, annotated
+
+    def counted(self, video: Video) -> int | None:
+        """See `MaskSource.counted`."""
+        frames = {f"{frame}.png" for frame in video.frames}
+        folders = (f"{video.id}/{each}" for each in self.tree.names(video.id))
+        return sum(len(frames.intersection(self.tree.names(folder))) for folder in folders)
 
     def read(self, video: Video, item: Item, positions: Sequence[int], size: Size) -> Masks:
         """See `MaskSource.read`."""
         masks = np.zeros((len(positions), *size), bool)
-        annotated = np.zeros(len(positions), bool)
+        annotated = np.full(len(positions), self.annotated == "all")
         for index, position in enumerate(positions):
             for each in item.objects or ():
                 name = f"{video.id}/{each}/{video.frames[position]}.png"
                 if self.tree.exists(name):
                     place = f"{self.tree.place}/{name}"
-                    masks[index] |= fit(decode_ids(self.tree.read(name), place), size, self.other, place) > 0
+                    ids = fit(decode_ids(self.tree.read(name), place), size, self.other, place)
+                    masks[index] |= self.inside(ids, item)
                     annotated[index] = True
         return torch.from_numpy(masks), torch.from_numpy(annotated)
+
+    def inside(self, ids: UInt8[np.ndarray, "height width"], item: Item) -> Bool[np.ndarray, "height width"]:
+        """The item's pixels of a picture."""
+        return ids > 0
+
+    def visible(self, video: Video, item: Item) -> Bool[np.ndarray, "frames"] | None:
+        """See `MaskSource.visible`: frames that have a file, where only those may show an object."""
+        if self.annotated == "present":
+            return None
+        there = {name for each in item.objects or () for name in self.tree.names(f"{video.id}/{each}")}
+        return np.array([f"{frame}.png" in there for frame in video.frames], bool)
 
 
 def fit(ids: UInt8[np.ndarray, "h w"], size: Size, other: OtherSize, place: str) -> UInt8[np.ndarray, "height width"]:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int64, UInt8
 
+from rvos_lightning.data.errors import DataError
 from rvos_lightning.data.limits import POLYGON_MARGIN, within
-from rvos_lightning.data.reader import DataError
 
 MOST_GROUPS = 7  # 35 bits: more than any picture's pixels
 DAMAGED = -1

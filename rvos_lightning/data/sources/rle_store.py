@@ -5,11 +5,6 @@ every annotation, one entry per frame (where its run lengths lie and how many pi
 touches only the masks of its own frames, and visibility is known without decoding.
 """
 
-import hashlib
-import json
-import os
-import struct
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,10 +14,8 @@ from jaxtyping import Bool, Int64
 
 from rvos_lightning.data.reader import DataError
 from rvos_lightning.data.sources.rle import DAMAGED, Rle, compressed, measure
+from rvos_lightning.data.sources.table_file import cache_path, map_arrays, write_arrays, write_whole
 
-VERSION = 1
-MAGIC = b"RLESTORE"
-TAIL = struct.Struct("<QI8s")  # where the table of contents lies, its length, the magic word
 ABSENT = -1  # area of a frame on which the annotation file holds no mask
 
 
@@ -42,17 +35,7 @@ class RleStore:
         self._map()
 
     def _map(self) -> None:
-        with self.path.open("rb") as file:
-            file.seek(-TAIL.size, os.SEEK_END)
-            start, length, magic = TAIL.unpack(file.read(TAIL.size))
-            file.seek(start)
-            contents = json.loads(file.read(length)) if magic == MAGIC else {}
-        if contents.get("version") != VERSION:
-            raise DataError(f"{self.path}: not a mask store of version {VERSION}. Delete it; it is built anew.")
-        mapped = {
-            name: np.memmap(self.path, np.dtype(kind), "r", offset, tuple(shape)) if shape[0] else np.empty(shape, kind)
-            for name, kind, offset, shape in contents["tables"]
-        }
+        mapped, contents = map_arrays(self.path)
         self._keys, self._rows, self._first = mapped["keys"], mapped["rows"], mapped["first"]
         self._sizes, self._begin, self._area = mapped["sizes"], mapped["begin"], mapped["area"]
         self._bytes = np.memmap(self.path, np.uint8, "r", 0, (contents["bytes"],)) if contents["bytes"] else None
@@ -113,21 +96,13 @@ class RleStore:
         return found
 
 
-def write_store(path: Path, tracks: Iterable[Track], source: object) -> None:
-    """Writes a store beside its final place and moves it there, so that no reader ever sees half of one.
+def write_store(path: Path, tracks: Callable[[], Iterable[Track]], source: object) -> Path:
+    """Writes a store; no reader ever sees half of one.
 
     Raises:
         DataError: a key twice, masks of one annotation of different sizes, or runs that do not fill the picture.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            _write(file, tracks, source)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+    return write_whole(path, lambda file: _write(file, tracks(), source))
 
 
 def _write(file: Any, tracks: Iterable[Track], source: object) -> None:
@@ -157,14 +132,7 @@ def _write(file: Any, tracks: Iterable[Track], source: object) -> None:
         "begin": np.cumsum(np.concatenate([[0], *spans])).astype(np.int64),
         "area": np.concatenate([np.empty(0, np.int32), *areas]).astype(np.int32),
     }
-    contents = []
-    for name, table in tables.items():
-        file.write(b"\0" * (-file.tell() % 64))
-        contents.append([name, table.dtype.str, file.tell(), list(table.shape)])
-        file.write(np.ascontiguousarray(table).tobytes())
-    start = file.tell()
-    text = json.dumps({"version": VERSION, "source": str(source), "bytes": counts_total, "tables": contents}).encode()
-    file.write(text + TAIL.pack(start, len(text), MAGIC))
+    write_arrays(file, tables, {"source": str(source), "bytes": counts_total})
 
 
 def _encode(track: Track, source: object) -> tuple[tuple[int, int], list[bytes], Int64[np.ndarray, "frames"]]:
@@ -203,26 +171,5 @@ def stored(
     path = cache_path(sources, ".rles", cache, tag)
     if not path.is_file():
         place = sources[0] if len(sources) == 1 else sources[0].parent
-        write_store(path, tracks(), place)
+        path = write_store(path, tracks, place)
     return RleStore(path)
-
-
-def cache_path(sources: Sequence[Path], suffix: str, cache: Path | None = None, tag: str = "") -> Path:
-    """Where something derived from files is kept; the name changes with the files' names, sizes and dates."""
-    digest = hashlib.sha256(f"{VERSION} {tag}".encode())
-    for source in sources:
-        try:
-            facts = source.stat()
-        except OSError as error:
-            raise DataError(f"{source}: missing. Put the file there or point `root` at the right folder.") from error
-        digest.update(f"\n{source.name} {facts.st_size} {facts.st_mtime_ns}".encode())
-    first = sources[0]
-    name = f"{first.stem}.{tag + '.' if tag else ''}{digest.hexdigest()[:16]}{suffix}"
-    if cache is not None:
-        return Path(cache) / name
-    beside = first.parent / ".rvos_lightning" / name
-    if beside.exists() or os.access(beside.parent if beside.parent.exists() else first.parent, os.W_OK):
-        return beside
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    place = hashlib.sha256(str(first.parent.resolve()).encode()).hexdigest()[:8]
-    return home / "rvos_lightning" / place / name

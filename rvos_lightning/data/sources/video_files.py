@@ -1,7 +1,7 @@
 """Somebody's own pictures: a video file, a folder or glob of frames, or one image, with sentences or prompts."""
 
 import glob
-import re
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,14 +13,20 @@ from torch import Tensor
 
 from rvos_lightning.core.types import Facts
 from rvos_lightning.data.clips.given_prompts import GivenPrompts
-from rvos_lightning.data.module import Split, VideoDataModule
 from rvos_lightning.data.reader import DataError, Item, Reader, Video
 from rvos_lightning.data.sources.film import Film, film_size, open_film
+from rvos_lightning.data.sources.frame_names import FILMS, lost_between, natural
 from rvos_lightning.data.sources.image_files import decode_rgb
 from rvos_lightning.data.sources.upright import of_photo, turned
+from rvos_lightning.data.video_data import Split, VideoData
 
 IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
-VIDEOS = {".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".gif", ".ts", ".mts", ".h264"}
+NOT_READ = {".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".exr", ".dng"}
+VIDEOS = set(FILMS)
+
+
+SUFFIXES = (*IMAGES, ".tif", ".tiff")
+"""What a frame's name may end in that is no part of it."""
 
 
 class Footage(ABC):
@@ -61,6 +67,10 @@ class ImageFootage(Footage):
         self.id = id
         stems = [path.stem for path in self.paths]
         self.frames = tuple(stems if len(set(stems)) == len(stems) else (path.name for path in self.paths))
+        if gone := lost_between(stems):
+            more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
+            where = self.paths[0].parent
+            warnings.warn(f"{where}: frame {gone[0]}{more} missing between its neighbours; read without", stacklevel=2)
         self.size = tuple(self._decoded(self.paths[0]).shape[1:])
 
     def read(self, positions: Sequence[int]) -> UInt8[Tensor, "time 3 height width"]:
@@ -114,8 +124,8 @@ class VideoFootage(Footage):
         return torch.stack([found[p] for p in positions])
 
 
-def _natural(path: Path) -> list[Any]:
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
+def _natural(path: Path) -> list[int | str]:
+    return natural(path.name)
 
 
 def _bytes(path: Path) -> bytes:
@@ -152,12 +162,31 @@ def open_footage(path: str | Path, upright: bool = True) -> list[Footage]:
 def _collection(paths: Sequence[Path], id: str, place: str, upright: bool) -> list[Footage]:
     paths = [path for path in paths if not path.name.startswith("._")]  # left beside files by macOS
     images = [path for path in paths if path.suffix.lower() in IMAGES]
+    videos = [path for path in paths if path.suffix.lower() in VIDEOS]
+    if strange := next((path for path in paths if path.suffix.lower() in NOT_READ), None):
+        raise DataError(f"{strange}: pictures of this kind are not read; save it as PNG or JPEG, or move it away")
+    if images and videos:
+        raise DataError(
+            f"{place}: {len(images)} pictures and {len(videos)} films in one place, e.g. {images[0].name} and "
+            f"{videos[0].name}: name one kind by a quoted glob, such as '*{videos[0].suffix}'"
+        )
     if images:
         return [ImageFootage(images, id, upright)]
-    videos = [path for path in paths if path.suffix.lower() in VIDEOS]
     if not videos:
-        raise DataError(f"{place}: neither frames ({', '.join(sorted(IMAGES))}) nor videos in it")
+        inside = next((path for path in paths if path.is_dir()), None)
+        hint = "" if inside is None else f"; it holds folders: give one, such as {inside}"
+        raise DataError(f"{place}: neither frames ({', '.join(sorted(IMAGES))}) nor videos in it{hint}")
     return [VideoFootage(path) for path in videos]
+
+
+def file_names(frames: Sequence[str]) -> list[str]:
+    """A PNG's name for each frame: without a picture's suffix where the names still differ without it."""
+    plain = [name.replace("/", "_") for name in frames]
+    short = [name.rpartition(".")[0] if name.lower().endswith(SUFFIXES) else name for name in plain]
+    names = short if len(set(short)) == len(short) else plain
+    if len(set(names)) < len(names):
+        names = [f"{number:05d}_{name}" for number, name in enumerate(names)]
+    return [f"{name}.png" for name in names]
 
 
 def distinct(footage: Sequence[Footage]) -> list[Footage]:
@@ -231,7 +260,7 @@ class FootageReader(Reader):
         return None
 
 
-class VideoFiles(VideoDataModule):
+class VideoFiles(VideoData):
     """Your own pictures, for `predict`; decoded on the way, so that length costs no memory.
 
     Args:
@@ -239,7 +268,7 @@ class VideoFiles(VideoDataModule):
         expressions: what to look for, in words; each is looked for in every video.
         prompts: instead of words clicks, boxes or masks, for promptable systems: a JSON file or its content, see
             `GivenPrompts`.
-        kwargs: see `VideoDataModule`; `size` should be the size the network was trained at.
+        kwargs: see `VideoData`; `size` should be the size the network was trained at.
     """
 
     def __init__(

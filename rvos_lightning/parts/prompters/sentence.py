@@ -1,8 +1,7 @@
 """The sentence itself as the prompt token."""
 
-from typing import Self
-
 from torch import nn
+from typing_extensions import Self
 
 from rvos_lightning.core.seams import Adapter, Prompter, Segmenter, agreed
 from rvos_lightning.core.types import Clip, Features, Prompt

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rvos_lightning.core.seams import Decoded, Pyramid, Segmenter, StageHook
+from rvos_lightning.parts.segmenters.aligned import start_decoder
 from rvos_lightning.parts.segmenters.sam_encoders import (
     RepVitEncoder,
     Resample,
@@ -104,7 +105,7 @@ class Sam(Segmenter):
         self.prompt_encoder = _build_prompt_encoder(self.prompt_dim, self.grid, self.image_size)
         self.mask_decoder = _build_mask_decoder(self.prompt_dim, occlusion)
         if small:
-            _start_aligned(self.mask_decoder)
+            start_decoder(self.mask_decoder)
         if weights is not None:
             read_weights(self, weights, lambda path: self.load_weights(load_official(path)))
         if frozen_encoder:
@@ -214,21 +215,3 @@ def _build_mask_decoder(dim: int, occlusion: bool) -> nn.Module:
         pred_obj_scores_mlp=occlusion,
         use_multimask_token_for_obj_ptr=True,
     )
-
-
-def _start_aligned(decoder: nn.Module, scale: float = 2.0) -> None:
-    """Initial values with which the small variant is trained from scratch in minutes; the architecture is SAM's.
-
-    Queries and keys between tokens and image start with equal projections, so that a click attends to its own place
-    at once (their position codes are most alike there), and objects start as present, as absent ones teach no masks.
-    """
-    transformer = decoder.transformer
-    attentions = [transformer.final_attn_token_to_image]
-    for layer in transformer.layers:
-        attentions += [layer.cross_attn_token_to_image, layer.cross_attn_image_to_token]
-    with torch.no_grad():
-        for attention in attentions:
-            attention.q_proj.weight *= scale
-            attention.k_proj.load_state_dict(attention.q_proj.state_dict())
-        if decoder.pred_obj_scores:
-            decoder.pred_obj_score_head.layers[-1].bias.fill_(2.0)

@@ -10,10 +10,11 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from rvos_lightning.core.bounds import FromZero
 from rvos_lightning.core.seams import Decoded, Pyramid, StageHook, VideoSegmenter
 from rvos_lightning.parts.segmenters import sam2_build as build
 from rvos_lightning.parts.segmenters.sam2_build import HUB_FILES, SIZES, Sam2Size, Variant
@@ -44,7 +45,7 @@ class Sam2(VideoSegmenter):
         image_size: side in pixels of the square the encoder sees.
         weights: a file of Meta's or of ours, or a hub id such as facebook/sam2-hiera-base-plus; None: random.
         frozen: no gradients.
-        trainable: names of submodules that train although the rest is frozen, e.g. ["sam_mask_decoder"].
+        trainable: names of submodules or parameters that train although the rest is frozen, e.g. ["sam_mask_decoder"].
         frozen_dropout: frozen parts keep dropout in training, as the official SAMWISE leaves them.
         object_scores: the decoder says whether the object is there (SAMWISE turns it off for RefCOCO).
         multimask: decode three masks and take the one with the highest estimated IoU; else the single-mask token.
@@ -75,7 +76,7 @@ class Sam2(VideoSegmenter):
         frozen_dropout: bool = False,
         object_scores: bool = True,
         multimask: bool = False,
-        empty_points: int = 2,
+        empty_points: FromZero = 2,
         fit: Literal["pad", "stretch"] = "pad",
         checkpointing: bool = False,
         size: Sam2Size | None = None,
@@ -110,14 +111,14 @@ class Sam2(VideoSegmenter):
         self.sam_prompt_encoder = build.prompt_encoder(size, self.image_size, self.grid)
         self.sam_mask_decoder = build.mask_decoder(size, self.object_scores)
         self.obj_ptr_proj = build.pointer_mlp(size)
-        self.maskmem_tpos_enc = _small(7, 1, 1, size.memory_width)
-        self.no_mem_embed = _small(1, 1, size.hidden)
-        self.no_mem_pos_enc = _small(1, 1, size.hidden)
+        self.maskmem_tpos_enc = build.small_numbers(7, 1, 1, size.memory_width)
+        self.no_mem_embed = build.small_numbers(1, 1, size.hidden)
+        self.no_mem_pos_enc = build.small_numbers(1, 1, size.hidden)
         if self.object_scores:
-            self.no_obj_ptr = _small(1, size.hidden)
+            self.no_obj_ptr = build.small_numbers(1, size.hidden)
         if self.version == "2.1":
             self.obj_ptr_tpos_proj = nn.Linear(size.hidden, size.memory_width)
-            self.no_obj_embed_spatial = _small(1, size.memory_width)
+            self.no_obj_embed_spatial = build.small_numbers(1, size.memory_width)
 
     def load_weights(self, weights: str) -> None:
         """Read a file of Meta's or of ours, or a hub id.
@@ -140,13 +141,14 @@ class Sam2(VideoSegmenter):
         mark_reproducible(self, str(path))
 
     def _freeze(self, frozen: bool, trainable: Sequence[str], dropout: bool) -> None:
-        unknown = [name for name in trainable if name not in dict(self.named_modules())]
+        named = {**dict(self.named_modules()), **dict(self.named_parameters())}
+        unknown = [name for name in trainable if name not in named]
         if unknown:
             raise ValueError(f"Sam2 has no submodule {unknown[0]}; e.g. sam_mask_decoder, memory_attention")
         if frozen:
             freeze(self, train_mode=dropout or bool(trainable))
             for name in trainable:
-                self.get_submodule(name).requires_grad_(True)
+                named[name].requires_grad_(True)
 
     # Image encoder
 
@@ -228,6 +230,23 @@ class Sam2(VideoSegmenter):
         """Prompt tokens of boxes (left, top, right, bottom, in pixels of a frame of that height and width)."""
         labels = torch.tensor([2, 3], device=boxes.device).expand(len(boxes), 2)  # top-left, bottom-right
         return self.embed_points(boxes.view(-1, 2, 2), labels, frame_size)
+
+    def dense_prompts(
+        self, masks: Float[Tensor, "batch height width"], there: Bool[Tensor, "batch"]
+    ) -> Float[Tensor, "batch dim h w"]:
+        """Dense prompts of masks on frames, "no mask" for items without one.
+
+        Args:
+            masks: 0 to 1, of frames.
+            there: which items have one.
+        """
+        encoder, side = self.sam_prompt_encoder, 4 * self.grid
+        if self.fit == "pad":
+            height, width = masks.shape[-2:]
+            masks = F.pad(masks, (0, self.image_size - width, 0, self.image_size - height))
+        logits = F.interpolate(masks[:, None], (side, side), mode="bilinear", antialias=True)
+        dense = encoder(points=None, boxes=None, masks=logits * MEMORY_SCALE + MEMORY_BIAS)[1]
+        return torch.where(there.view(-1, 1, 1, 1), dense, encoder.no_mask_embed.weight.view(1, -1, 1, 1))
 
     def decode(
         self,
@@ -371,10 +390,6 @@ class Sam2(VideoSegmenter):
             absent = (presence_logits <= 0).to(memory.dtype)
             memory = memory + absent.view(-1, 1, 1, 1) * self.no_obj_embed_spatial.view(1, -1, 1, 1)
         return memory
-
-
-def _small(*shape: int) -> nn.Parameter:
-    return nn.Parameter(nn.init.trunc_normal_(torch.empty(shape), std=0.02))
 
 
 def _merged_conv(x: Tensor, first: nn.Conv2d, second: nn.Conv2d) -> Tensor:

@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from rvos_lightning.parts.layers.convolutions import BilinearUp, ConvStem, refinement
+from rvos_lightning.parts.segmenters.aligned import start_decoder, start_memory
 
-Variant = Literal["hiera_t", "hiera_s", "hiera_b+", "hiera_l", "small"]
+Variant = Literal["hiera_t", "hiera_s", "hiera_b+", "hiera_l", "small", "narrow"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Sam2Size:
             published.
         dropout: of memory attention.
         fuser_scale: initial layer scale of the memory encoder's blocks.
+        aligned: start so that clicks attend to their own place, and every place to its own in memory (ours).
     """
 
     embed_dim: int = 96
@@ -59,6 +61,7 @@ class Sam2Size:
     smooth_decoder: int | None = None
     dropout: float = 0.1
     fuser_scale: float = 1e-6
+    aligned: bool = False
 
     @property
     def levels(self) -> tuple[int, int, int]:
@@ -94,6 +97,22 @@ SIZES: dict[str, Sam2Size] = {
         smooth_decoder=32,
         dropout=0.0,
         fuser_scale=0.1,
+    ),
+    "narrow": Sam2Size(  # ours, as published but narrow: `small/sam2`, made for 64 px
+        embed_dim=16,
+        stages=(1, 1, 2, 1),
+        global_blocks=(3,),
+        windows=(8, 8, 8, 4),
+        patch_stride=2,
+        hidden=64,
+        memory_width=32,
+        memory_layers=1,
+        memory_mlp=128,
+        decoder_mlp=128,
+        decoder_heads=4,
+        dropout=0.0,
+        fuser_scale=0.1,
+        aligned=True,
     ),
 }
 
@@ -132,6 +151,8 @@ def image_encoder(size: Sam2Size) -> nn.Module:
     from sam2.modeling.backbones.utils import PatchEmbed
     from sam2.modeling.position_encoding import PositionEmbeddingSine
 
+    from rvos_lightning.parts.segmenters.hiera import on_real_cells
+
     with torch.device("cpu"):
         trunk = Hiera(
             embed_dim=size.embed_dim,
@@ -154,7 +175,7 @@ def image_encoder(size: Sam2Size) -> nn.Module:
         fpn_top_down_levels=[2, 3],
         fpn_interp_model="nearest",
     )
-    return ImageEncoder(trunk=trunk, neck=neck, scalp=1)
+    return ImageEncoder(trunk=on_real_cells(trunk), neck=neck, scalp=1)
 
 
 def memory_attention(size: Sam2Size, grid: int) -> nn.Module:
@@ -174,7 +195,11 @@ def memory_attention(size: Sam2Size, grid: int) -> nn.Module:
         self_attention=RoPEAttention(**shared),
         cross_attention=RoPEAttention(rope_k_repeat=True, kv_in_dim=size.memory_width, **shared),
     )
-    return MemoryAttention(d_model=size.hidden, pos_enc_at_input=True, layer=layer, num_layers=size.memory_layers)
+    attention = MemoryAttention(d_model=size.hidden, pos_enc_at_input=True, layer=layer, num_layers=size.memory_layers)
+    if size.aligned:
+        for built in attention.layers:
+            start_memory(built.cross_attn_image)
+    return attention
 
 
 def memory_encoder(size: Sam2Size, stride: int) -> nn.Module:
@@ -226,6 +251,8 @@ def mask_decoder(size: Sam2Size, object_scores: bool) -> nn.Module:
     )
     if size.smooth_decoder:
         _smooth(decoder, size.hidden, size.smooth_decoder)
+    if size.aligned:
+        start_decoder(decoder)
     return decoder
 
 
@@ -246,3 +273,8 @@ def pointer_mlp(size: Sam2Size) -> nn.Module:
     from sam2.modeling.sam2_utils import MLP
 
     return MLP(size.hidden, size.hidden, size.hidden, 3)
+
+
+def small_numbers(*shape: int) -> nn.Parameter:
+    """Codes and embeddings as SAM 2 starts them."""
+    return nn.Parameter(nn.init.trunc_normal_(torch.empty(shape), std=0.02))

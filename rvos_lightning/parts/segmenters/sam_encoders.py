@@ -61,7 +61,7 @@ class TinyVitEncoder(nn.Module):
         # The class, not the registry: importing TinySAM or MobileSAM overwrites timm's entry `tiny_vit_5m_224`.
         from timm.models.tiny_vit import TinyVit
 
-        from rvos_lightning.parts.segmenters.tiny_vit import broadcast_biases
+        from rvos_lightning.parts.segmenters.tiny_vit import without_needless_work
 
         self.trunk = TinyVit(
             num_classes=0,
@@ -78,7 +78,7 @@ class TinyVitEncoder(nn.Module):
             self.trunk.stages[1].downsample.conv2.conv.stride = (1, 1)
         if shape.stride <= 4:
             self.trunk.patch_embed.conv2.conv.stride = (1, 1)
-        broadcast_biases(self.trunk)
+        without_needless_work(self.trunk)
         self.stride = shape.stride
         self.neck = _neck(shape.embed_dims[-1], dim)
         widths = shape.embed_dims

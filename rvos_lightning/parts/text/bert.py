@@ -1,19 +1,19 @@
 """BERT (transformers) without pooler."""
 
-from pathlib import Path
-
 from jaxtyping import Int
 from torch import Tensor
 
-from rvos_lightning.parts.text.encoder import Real, TextEncoder, Words
-from rvos_lightning.parts.text.roberta import TextSize
-from rvos_lightning.parts.text.tokenizers import HubTokenizer, Tokenizer, WordTokenizer
-from rvos_lightning.parts.weights import freeze, mark_reproducible
+from rvos_lightning.core.bounds import FromZero
+from rvos_lightning.parts.text.encoder import Real, Words
+from rvos_lightning.parts.text.hub_text import HubText
+from rvos_lightning.parts.text.roberta import TextSize, sizes_of
+from rvos_lightning.parts.text.tokenizers import Tokenizer
+from rvos_lightning.parts.weights import freeze
 
 BERT_BASE = TextSize(vocabulary=30522, positions=512)
 
 
-class Bert(TextEncoder):
+class Bert(HubText):
     """BERT; the sentence is the state of its [CLS] token.
 
     Args:
@@ -36,37 +36,13 @@ class Bert(TextEncoder):
         tokenizer: str | Tokenizer | None = None,
         size: TextSize = BERT_BASE,
         frozen: bool = False,
-        trained_layers: int | None = None,
+        trained_layers: FromZero | None = None,
     ) -> None:
         super().__init__()
         from transformers import BertConfig, BertModel
 
-        source = tokenizer or weights
-        self.tokenizer = HubTokenizer(source) if isinstance(source, str | Path) else source or WordTokenizer()
-        options = {"add_pooling_layer": False}
-        if weights is not None:
-            self.model = BertModel.from_pretrained(weights, attn_implementation="sdpa", **options)
-            mark_reproducible(self, weights)
-        else:
-            config = BertConfig(
-                vocab_size=size.vocabulary or self.tokenizer.size,
-                hidden_size=size.width,
-                num_hidden_layers=size.layers,
-                num_attention_heads=size.heads,
-                intermediate_size=size.mlp,
-                max_position_embeddings=size.positions,
-                hidden_dropout_prob=size.dropout,
-                attention_probs_dropout_prob=size.dropout,
-                attn_implementation="sdpa",
-            )
-            self.model = BertModel(config, **options)
-        if self.tokenizer.size > self.model.config.vocab_size:
-            raise ValueError(
-                f"Bert: the tokenizer has {self.tokenizer.size} ids, the embedding {self.model.config.vocab_size} "
-                "rows; give the tokenizer of these weights, or size.vocabulary 0"
-            )
-        self.width, self.depth = self.model.config.hidden_size, self.model.config.num_hidden_layers
-        self.model.train()
+        sizes = sizes_of(size, max_position_embeddings=size.positions)
+        self.build(BertModel, BertConfig, weights, tokenizer, sizes, add_pooling_layer=False)
         if frozen:
             freeze(self)
         elif trained_layers is not None:

@@ -4,15 +4,16 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from rvos_lightning.parts.text.encoder import Real, TextEncoder, Words
+from rvos_lightning.parts.text.encoder import Real, Words
+from rvos_lightning.parts.text.hub_text import HubText
 from rvos_lightning.parts.text.roberta import TextSize
-from rvos_lightning.parts.text.tokenizers import Tokenizer, tokenizer_for
-from rvos_lightning.parts.weights import freeze, mark_reproducible
+from rvos_lightning.parts.text.tokenizers import Tokenizer
+from rvos_lightning.parts.weights import freeze
 
 CLIP_B = TextSize(vocabulary=49408, width=512, layers=12, heads=8, mlp=2048, positions=77, dropout=0.0)
 
 
-class ClipText(TextEncoder):
+class ClipText(HubText):
     """CLIP's causal text transformer; the sentence is the state of its end token after the final norm.
 
     The paper's CLIP-B variant of SAMWISE was never released, so where its adapters read is our reading: the same
@@ -37,24 +38,16 @@ class ClipText(TextEncoder):
         super().__init__()
         from transformers import CLIPTextConfig, CLIPTextModel
 
-        self.tokenizer = tokenizer_for(tokenizer, weights, "--model.network.adapter.text.tokenizer")
-        if weights is not None:
-            self.model = CLIPTextModel.from_pretrained(weights, attn_implementation="sdpa")
-            mark_reproducible(self, weights)
-        else:
-            config = CLIPTextConfig(
-                vocab_size=size.vocabulary or self.tokenizer.size,
-                hidden_size=size.width,
-                num_hidden_layers=size.layers,
-                num_attention_heads=size.heads,
-                intermediate_size=size.mlp,
-                max_position_embeddings=size.positions,
-                attention_dropout=size.dropout,
-                attn_implementation="sdpa",
-            )
-            self.model = CLIPTextModel(config)
-        self.width, self.depth = self.model.config.hidden_size, self.model.config.num_hidden_layers
-        self.model.train()
+        sizes = {
+            "vocab_size": size.vocabulary,
+            "hidden_size": size.width,
+            "num_hidden_layers": size.layers,
+            "num_attention_heads": size.heads,
+            "intermediate_size": size.mlp,
+            "max_position_embeddings": size.positions,
+            "attention_dropout": size.dropout,
+        }
+        self.build(CLIPTextModel, CLIPTextConfig, weights, tokenizer, sizes)
         if frozen:
             freeze(self)
 

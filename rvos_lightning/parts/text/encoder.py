@@ -32,8 +32,11 @@ class TextEncoder(nn.Module, ABC):
         words = self.finish(self.run(self.embed(ids, real), real, 0, self.depth))
         return words, real, self.sentence(words, ids)
 
+    @torch.compiler.disable
     def tokenize(self, expressions: list[str]) -> tuple[Int[Tensor, "batch words"], Real]:
         """Token ids padded to the longest sentence, on the encoder's device.
+
+        Not compiled, as a graph would hold for these very sentences only.
 
         Raises:
             ValueError: no expressions, or a sentence longer than the encoder's positions.

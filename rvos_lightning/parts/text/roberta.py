@@ -2,19 +2,16 @@
 
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from jaxtyping import Int
 from torch import Tensor
 
-from rvos_lightning.parts.starting import read_weights, started
-from rvos_lightning.parts.text.encoder import Real, TextEncoder, Words
-from rvos_lightning.parts.text.tokenizers import Tokenizer, tokenizer_for
+from rvos_lightning.core.bounds import FromZero
+from rvos_lightning.parts.text.encoder import Real, Words
+from rvos_lightning.parts.text.hub_text import HubText
+from rvos_lightning.parts.text.tokenizers import Tokenizer
 from rvos_lightning.parts.weights import freeze, mark_reproducible
-
-if TYPE_CHECKING:
-    from transformers import RobertaConfig
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,7 @@ class TextSize:
         dropout: on embeddings, attention and both residual branches.
     """
 
-    vocabulary: int = 50265
+    vocabulary: FromZero = 50265
     width: int = 768
     layers: int = 12
     heads: int = 12
@@ -40,14 +37,14 @@ class TextSize:
     dropout: float = 0.1
 
 
-class Roberta(TextEncoder):
+class Roberta(HubText):
     """RoBERTa; the sentence is the state of its start token, or what a pooler makes of it.
 
     Layer norms have eps 1e-5 (fairseq and the published roberta-base; transformers' own default is 1e-12), and
     embeddings are zeroed on padding as in fairseq.
 
     Args:
-        weights: folder or hub id of a transformers RoBERTa; None: random weights of `size`.
+        weights: folder or hub id of a transformers RoBERTa, or `small/NAME`; None: random weights of `size`.
         tokenizer: `weights` or another folder or hub id; a `Tokenizer`; None: the weights' own, or hashed words.
         size: widths and depths, ignored where `weights` is there to be asked.
         frozen: no gradients.
@@ -68,33 +65,17 @@ class Roberta(TextEncoder):
         pooler: bool = False,
     ) -> None:
         super().__init__()
-        from transformers import RobertaModel
+        from transformers import RobertaConfig, RobertaModel
 
-        self.tokenizer = tokenizer_for(tokenizer, weights, "--model.network.adapter.text.tokenizer")
-        config = config_of(size, self.tokenizer.size) if weights is None else published_config(weights, size)
-        self.model = RobertaModel(config, add_pooling_layer=pooler)
-        if weights is not None:
-            read_weights(self, weights, self.load_weights)
-        if self.tokenizer.size > self.model.config.vocab_size:
-            raise ValueError(
-                f"Roberta: the tokenizer has {self.tokenizer.size} ids, the embedding {self.model.config.vocab_size} "
-                "rows; give the tokenizer of these weights, or size.vocabulary 0"
-            )
-        self.width, self.depth = self.model.config.hidden_size, self.model.config.num_hidden_layers
-        self.model.train()
+        sizes = sizes_of(size, max_position_embeddings=size.positions + 2, type_vocab_size=1)
+        fixed = {"layer_norm_eps": 1e-5}
+        self.build(RobertaModel, RobertaConfig, weights, tokenizer, sizes, fixed, add_pooling_layer=pooler)
         if frozen:
             freeze(self, train_mode=frozen_dropout)
 
     def load_weights(self, weights: str) -> None:
         """Read a transformers folder or hub id; a pooler that it lacks keeps its values."""
-        from transformers import RobertaModel
-
-        pooler = self.model.pooler is not None
-        read, info = RobertaModel.from_pretrained(
-            weights, config=self.model.config, add_pooling_layer=pooler, output_loading_info=True
-        )
-        self.model.load_state_dict(read.state_dict())
-        self._mark(weights, [key for key in info["missing_keys"] if key.startswith("pooler.")])
+        self._mark(weights, [key for key in self._take(weights) if key.startswith("pooler.")])
 
     def _mark(self, weights: str, random: list[str]) -> None:
         """Checkpoints may leave out what came from the file, but not a pooler that the file lacks."""
@@ -132,29 +113,15 @@ class Roberta(TextEncoder):
         return words[:, 0] if self.model.pooler is None else self.model.pooler(words)
 
 
-def config_of(size: TextSize, words: int) -> "RobertaConfig":
-    """The transformers configuration of own widths; `words` is the vocabulary where `size` leaves it open."""
-    from transformers import RobertaConfig
-
-    return RobertaConfig(
-        vocab_size=size.vocabulary or words,
-        hidden_size=size.width,
-        num_hidden_layers=size.layers,
-        num_attention_heads=size.heads,
-        intermediate_size=size.mlp,
-        max_position_embeddings=size.positions + 2,
-        hidden_dropout_prob=size.dropout,
-        attention_probs_dropout_prob=size.dropout,
-        layer_norm_eps=1e-5,
-        type_vocab_size=1,
-        attn_implementation="sdpa",
-    )
-
-
-def published_config(weights: str, size: TextSize) -> "RobertaConfig":
-    """The configuration of published weights; of `size` where the network starts from a file and they are not there."""
-    from transformers import RobertaConfig
-
-    if started() is not None and not Path(weights).is_dir():
-        return config_of(size, 0)
-    return RobertaConfig.from_pretrained(weights, attn_implementation="sdpa", layer_norm_eps=1e-5)
+def sizes_of(size: TextSize, **more: Any) -> dict[str, Any]:
+    """Own widths as transformers' configurations of BERT and RoBERTa call them."""
+    return {
+        "vocab_size": size.vocabulary,
+        "hidden_size": size.width,
+        "num_hidden_layers": size.layers,
+        "num_attention_heads": size.heads,
+        "intermediate_size": size.mlp,
+        "hidden_dropout_prob": size.dropout,
+        "attention_probs_dropout_prob": size.dropout,
+        **more,
+    }

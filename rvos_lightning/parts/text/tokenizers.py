@@ -10,6 +10,9 @@ from pathlib import Path
 from rvos_lightning.parts.starting import started
 from rvos_lightning.parts.weights import WeightsError
 
+VOCABULARIES = Path(__file__).with_name("vocabularies")
+"""Published vocabularies that come with this package, so that converted weights need nothing else to read sentences."""
+
 
 class Tokenizer(ABC):
     """Turns one sentence into token ids, start and end tokens included.
@@ -33,7 +36,8 @@ class HubTokenizer(Tokenizer):
     """A transformers tokenizer.
 
     Args:
-        source: a folder, a hub id such as roberta-base, or what `stored` made of one.
+        source: a folder, a hub id, or what `stored` made of one; where no folder is, names that end in one of ours
+            (roberta-base, bert-base-uncased) mean the vocabulary in this package, which is the published one.
     """
 
     def __init__(self, source: str) -> None:
@@ -45,7 +49,7 @@ class HubTokenizer(Tokenizer):
             backend = Backend.from_str(kept.pop("tokenizer"))
             self._tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **kept)
         else:
-            self._tokenizer = AutoTokenizer.from_pretrained(source)
+            self._tokenizer = AutoTokenizer.from_pretrained(packaged(source))
         self.pad, self.end = self._tokenizer.pad_token_id, self._tokenizer.eos_token_id
         self.size = len(self._tokenizer)
 
@@ -57,6 +61,12 @@ class HubTokenizer(Tokenizer):
         """The whole tokenizer as text, to be kept inside a weights file (`rvos convert --tokenizer`)."""
         named = {key: getattr(self._tokenizer, key) for key in ("bos_token", "eos_token", "pad_token", "unk_token")}
         return json.dumps({"tokenizer": self._tokenizer.backend_tokenizer.to_str(), **named})
+
+
+def packaged(source: str) -> str:
+    """The folder of a vocabulary in this package, where `source` names one and is no folder itself."""
+    own = VOCABULARIES / Path(source).name
+    return str(own) if own.is_dir() and not Path(source).is_dir() else str(source)
 
 
 def tokenizer_for(given: str | Tokenizer | None, weights: str | None, flag: str) -> Tokenizer:

@@ -11,6 +11,7 @@ from torch import nn
 from rvos_lightning.core.types import Clip
 from rvos_lightning.parts.feature_cache import FeatureCache, FeatureWriter, file_digest, pixel_digest, state_digest
 from rvos_lightning.parts.segmenters.sam import Sam
+from rvos_lightning.parts.weights import located
 from rvos_lightning.systems.clip_sam.bridge import ImageFeatures
 from rvos_lightning.systems.clip_sam.presets import Preset
 from rvos_lightning.systems.clip_sam.towers import ClipTower, VisionLanguage
@@ -39,7 +40,7 @@ def recipe(sam: Sam, tower: VisionLanguage, preset: Preset) -> dict[str, Any]:
 
 
 def _digest(weights: Path | None, module: nn.Module) -> str:
-    return state_digest(module) if weights is None else file_digest(Path(weights))
+    return state_digest(module) if weights is None else file_digest(located(weights))
 
 
 def frames(clip: Clip) -> Iterator[tuple[str, int, int]]:

@@ -11,6 +11,7 @@ from torch.nn import functional
 from rvos_lightning.core.seams import Network
 from rvos_lightning.core.types import Clip, State
 from rvos_lightning.parts.feature_cache import FeatureCache, FeatureWriter
+from rvos_lightning.parts.layers.linear import through_onednn
 from rvos_lightning.parts.segmenters.sam import Sam
 from rvos_lightning.parts.text.encoder import TextEncoder
 from rvos_lightning.parts.weights import freeze, mark_reproducible
@@ -95,6 +96,7 @@ class ClipSam(Network):
         self._freeze(train_encoders)
         self.register_buffer("category_table", torch.zeros(len(self.categories), tower.text_width))
         self.cache = None if features is None else self._open(features)
+        through_onednn(self)
 
     def _freeze(self, train_encoders: bool) -> None:
         """What nothing reaches: SAM's prompt encoder, the IoU head and (released: trainable) unused mask heads."""
@@ -286,6 +288,7 @@ class ClipSam(Network):
         return torch.tensor(rows, device=clip.video.device)
 
 
+@torch.compiler.disable  # sizes differ from batch to batch, and there is nothing to compute
 def pictures(clip: Clip) -> list[Float[Tensor, "time 3 _h _w"]]:
     """Every video's frames without the padding that a batch of several sizes has."""
     sizes = {int(video): meta.size for video, meta in zip(clip.video, clip.meta, strict=True)}

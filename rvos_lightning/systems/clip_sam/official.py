@@ -36,9 +36,11 @@ PREFIXES = {  # official -> ours; the first that fits wins
     "decoder.v_embed.": "bridge.queries.name_head.",
     "decoder.to_logits.": "bridge.queries.to_clip.",
     "decoder.to_logits_bert.": "bridge.queries.to_sentence.",
+    "decoder.nt_embed.": "bridge.queries.no_target.",
+}
+SCALARS = {  # released as numbers without axes, which sharded strategies do not take
     "decoder.logit_scale_condsim": "bridge.queries.clip_scale",
     "decoder.logit_scale": "bridge.queries.sentence_scale",
-    "decoder.nt_embed.": "bridge.queries.no_target.",
 }
 FUSION = {
     "vis_project.0": "gate",
@@ -105,6 +107,9 @@ def _rules(reverse: bool) -> list[Rule]:
         for leaf, change in (("weight", _unsqueeze if reverse else _squeeze), ("bias", None)):
             source, target = (ours, theirs) if reverse else (theirs, ours)
             rules.append(Rule(re.escape(source + leaf), target + leaf, change))
+    for theirs, ours in SCALARS.items():
+        source, target = (ours, theirs) if reverse else (theirs, ours)
+        rules.append(Rule(re.escape(source), target, _scalar if reverse else _vector))
     for theirs, ours in (*_pairs(), *PREFIXES.items()):
         source, target = (ours, theirs) if reverse else (theirs, ours)
         rules.append(Rule(re.escape(source) + "(.*)", target + r"\1"))
@@ -117,6 +122,14 @@ def _squeeze(tensor: Tensor) -> list[Tensor]:
 
 def _unsqueeze(tensor: Tensor) -> list[Tensor]:
     return [tensor[..., None]]
+
+
+def _vector(tensor: Tensor) -> list[Tensor]:
+    return [tensor.reshape(1)]
+
+
+def _scalar(tensor: Tensor) -> list[Tensor]:
+    return [tensor.reshape(())]
 
 
 def _of_sam() -> list[Rule]:

@@ -83,7 +83,7 @@ class Dfam(nn.Module):
         self.mask_head = MLP(width, width, width, 3)
         self.name_head = nn.Linear(width, width)
         self.to_clip, self.to_sentence = nn.Linear(width, text), nn.Linear(width, width)
-        self.clip_scale, self.sentence_scale = (nn.Parameter(torch.tensor(logit_scale)) for _ in range(2))
+        self.clip_scale, self.sentence_scale = (nn.Parameter(torch.tensor([logit_scale])) for _ in range(2))
         self.no_target = MLP(width, width, 2, 2) if no_target else None
         self.feedback = nn.Parameter(torch.zeros(layers, width)) if language_feedback else None
         self.pool, self.clamp = pool, clamp

@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
 from rvos_lightning.parts.layers.convolutions import ConvStem, Residual, halving
+from rvos_lightning.parts.starting import read_weights
 from rvos_lightning.parts.text.encoder import TextEncoder
-from rvos_lightning.parts.weights import WeightsError, freeze, load_official, mark_reproducible
+from rvos_lightning.parts.weights import WeightsError, freeze, load_official, mark_reproducible, refuse_misfit
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -132,12 +133,17 @@ class ClipTower(VisionLanguage):
     @torch.no_grad()
     def read(self, texts: list[str], start_token: bool = False) -> Float[Tensor, "texts text"]:
         """See `VisionLanguage.read`; longer texts are cut, their end token stays."""
-        ids = self.tokenizer(texts, self.model.context_length).to(self.model.positional_embedding.device)
+        ids = self.tokenize(texts)
         if not start_token:
             return self.model.encode_text(ids, normalize=True)
         x = self.model.token_embedding(ids) + self.model.positional_embedding
         x = self.model.ln_final(self.model.transformer(x, attn_mask=self.model.attn_mask))[:, 0]
         return functional.normalize(x @ self.model.text_projection, dim=-1)
+
+    @torch.compiler.disable
+    def tokenize(self, texts: list[str]) -> Int[Tensor, "texts words"]:
+        """CLIP's token ids; not compiled, as a graph would hold for these texts only."""
+        return self.tokenizer(texts, self.model.context_length).to(self.model.positional_embedding.device)
 
     def forget_images(self) -> None:
         """See `VisionLanguage.forget_images`."""
@@ -145,18 +151,32 @@ class ClipTower(VisionLanguage):
 
 
 class SmallTower(VisionLanguage):
-    """Convolutions and a small text encoder, trained from scratch with everything else.
+    """Convolutions and a small text encoder: trained with everything else, or beforehand and frozen, as CLIP is.
+
+    Like CLIP's, its patches know where they are.
 
     Args:
         text: reads sentences; its width is the tower's.
         width: channels of the patches, a multiple of 8.
         image_size: side of the square it sees.
         stride: pixels a patch, a power of 2.
+        weights: state dict of this class, such as `small/clip`; None: random.
+        frozen: train nothing of it.
+
+    Raises:
+        ValueError: the square cannot be divided into patches.
+        WeightsError: the weights do not fit.
     """
 
-    frozen = False
-
-    def __init__(self, text: TextEncoder, width: int = 64, image_size: int = 64, stride: int = 8) -> None:
+    def __init__(
+        self,
+        text: TextEncoder,
+        width: int = 64,
+        image_size: int = 64,
+        stride: int = 8,
+        weights: Path | None = None,
+        frozen: bool = False,
+    ) -> None:
         super().__init__()
         if image_size % (2 * stride):
             raise ValueError(f"tower: image_size {image_size} is not a multiple of twice the stride {stride}")
@@ -164,10 +184,24 @@ class SmallTower(VisionLanguage):
         self.image_size, self.grid = image_size, image_size // stride
         half = ConvStem(width // 2, stride // 2)
         self.stem, self.end = half, nn.Sequential(*halving(width // 2, width), Residual(width))
+        self.place = nn.Parameter(torch.empty(self.grid**2, width).normal_(std=0.02))
+        self.frozen = frozen
+        if weights is not None:
+            read_weights(self, weights, self.load_weights)
+        if frozen:
+            freeze(self)
+
+    def load_weights(self, weights: Path) -> None:
+        """Read a state dict of this class."""
+        state = load_official(weights)
+        refuse_misfit(state, self.state_dict(), what=str(weights), remedy="give the sizes it was trained with")
+        self.load_state_dict(state)
+        mark_reproducible(self, str(weights))
 
     def look(self, images: Float[Tensor, "images 3 side side"]) -> Float[Tensor, "images patches width"]:
         """See `VisionLanguage.look`."""
-        return self.end(self.stem(images - 0.5).permute(0, 3, 1, 2)).flatten(2).transpose(1, 2)
+        patches = self.end(self.stem(images - 0.5).permute(0, 3, 1, 2)).flatten(2).transpose(1, 2)
+        return patches + self.place
 
     def read(self, texts: list[str], start_token: bool = False) -> Float[Tensor, "texts text"]:
         """See `VisionLanguage.read`."""

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rvos_lightning.parts.starting import outside_adapter
+
 LANGUAGE = r"model\.language_model\..*"
 
 
@@ -59,7 +61,7 @@ def merged(state: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
         if re.search(r"\.lora_[AB]\.", key):
             continue
         if not key.endswith(".base_layer.weight"):
-            result[key.replace(".base_layer.", ".")] = tensor
+            result[outside_adapter(key)] = tensor
             continue
         stem = key.removesuffix(".base_layer.weight")
         down, up = (_adapter(state, stem, part) for part in "AB")

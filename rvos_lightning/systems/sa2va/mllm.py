@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from rvos_lightning.parts.starting import covered
+from rvos_lightning.parts.starting import covered, outside_adapter
 from rvos_lightning.systems.sa2va.lora import LoRA, add_lora, lora_scale, train_whole
 from rvos_lightning.systems.sa2va.shards import fill, mark_frozen
 from rvos_lightning.systems.sa2va.sizes import MLLMSize, transformers_config
@@ -94,7 +94,7 @@ class MLLM(nn.Module):
         own = self.state_dict()
         if not any(".lora_" in key for key in own) or any(".lora_" in key for key in state):
             return dict(state)
-        inside = {key.replace(".base_layer.", "."): key for key in own}
+        inside = {outside_adapter(key): key for key in own}
         fresh = {key: value for key, value in own.items() if ".lora_" in key}
         renamed = {inside.get(key, key): value for key, value in state.items()}
         return {**fresh, **renamed, "lora_scale": own["lora_scale"]}

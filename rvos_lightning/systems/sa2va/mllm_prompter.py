@@ -3,11 +3,12 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from rvos_lightning.core.seams import Adapter, Prompter, Segmenter, agreed
 from rvos_lightning.core.types import Clip, Features, Prompt
@@ -28,7 +29,7 @@ from rvos_lightning.systems.sa2va.sizes import (
     tokenizer_folder,
 )
 from rvos_lightning.systems.sa2va.start import start_near
-from rvos_lightning.systems.sa2va.teaching import prepare_lesson
+from rvos_lightning.systems.sa2va.teaching import Lesson, prepare_lesson
 from rvos_lightning.systems.sa2va.tiling import normalise_frames, resize_frames, tile_image
 
 log = logging.getLogger(__name__)
@@ -151,6 +152,24 @@ class MLLMPrompter(Prompter):
     def teach(self, clip: Clip) -> SpokenPrompt:
         """Feed questions and answers; states at [SEG] become prompts, taught tokens go to `NextToken`."""
         visual, text = self._look(clip.frames[:, :], clip)
+        lesson, answers = self.lesson(clip, text)
+        states = self.mllm.states(self.mllm.insert(lesson.ids, visual), lesson.mask)
+        predicting, labels = lesson.targets_of(states)
+        token = self.to_prompt(lesson.seg_states(states))
+        return SpokenPrompt(
+            token[:, None, None].expand(-1, clip.time, 1, -1),
+            spoken=lesson.spoken,
+            answers=answers,
+            token_logits=self.mllm.logits(predicting),
+            labels=labels,
+        )
+
+    @torch.compiler.disable
+    def lesson(self, clip: Clip, text: Sequence[str]) -> tuple[Lesson, list[str]]:
+        """One conversation a video, which starts with the text that stands for its frames; the answers of all items.
+
+        Not compiled, as a graph would hold for these very words only.
+        """
         turns, seen = [], set()
         for i, video in enumerate(clip.video.tolist()):
             start = "" if video in seen else text[video]
@@ -159,16 +178,7 @@ class MLLMPrompter(Prompter):
         lesson = prepare_lesson(
             self.tokenizer, turns, clip.video, self.seg_id, self.chat, self.separator, self.size.language.context
         )
-        states = self.mllm.states(self.mllm.insert(lesson.ids, visual), lesson.mask)
-        predicting, labels = lesson.targets_of(states)
-        token = self.to_prompt(lesson.seg_states(states))
-        return SpokenPrompt(
-            token[:, None, None].expand(-1, clip.time, 1, -1),
-            spoken=lesson.spoken,
-            answers=[turn.answer for turn in turns],
-            token_logits=self.mllm.logits(predicting),
-            labels=labels,
-        )
+        return lesson, [turn.answer for turn in turns]
 
     def _question(self, expression: str) -> str:
         template = _draw(self.questions)
@@ -183,9 +193,13 @@ class MLLMPrompter(Prompter):
 
     # Inference
 
+    @torch.compiler.disable
     @torch.no_grad()
     def ask(self, clip: Clip) -> SpokenPrompt:
-        """Answer every item's question; an item whose answer has no [SEG] gets no mask."""
+        """Answer every item's question; an item whose answer has no [SEG] gets no mask.
+
+        Not compiled, as an answer grows word by word.
+        """
         seen = shown(clip, self.frames, self.sampling)
         answers: list[Answer | None] = [None] * len(clip)
         for video in clip.video.unique().tolist():

@@ -8,6 +8,7 @@ import torch
 from rvos_lightning.core.seams import Network, Prompter, Segmenter
 from rvos_lightning.core.types import Clip, Features, Prediction, State
 from rvos_lightning.parts.adapters.image_features import ImageFeatures
+from rvos_lightning.parts.layers.linear import through_onednn
 from rvos_lightning.parts.memories.frame_by_frame import FrameByFrame
 from rvos_lightning.parts.memories.sam2_memory import ABSENT
 from rvos_lightning.systems.sa2va.language_memory import LanguageMemory
@@ -57,6 +58,7 @@ class Sa2VA(Network):
                 track_in_training = any(p.requires_grad for p in segmenter.memory_attention.parameters())
             self.adapter = None
             self.memory = LanguageMemory(self.inference, prompts, track_in_training).fit_to(segmenter)
+        through_onednn(self)
 
     def forward(self, clip: Clip, state: State | None = None) -> Prediction:
         """Segment one window; see `seams.Network`."""

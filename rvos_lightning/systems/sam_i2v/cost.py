@@ -1,12 +1,12 @@
 """Multiply-accumulates of SAM-I2V's parts on meta tensors: the published way of counting, and all of them."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -62,9 +62,27 @@ def image(size: int = 1024) -> Tensor:
     return torch.empty(1, 3, size, size, device="meta")
 
 
-def encoder_cost(network: PromptedSegmenter) -> Cost:
-    """The image encoder on one frame."""
-    return measure(lambda: network.segmenter.encoder(image(network.segmenter.image_size)))
+def encoder_cost(network: PromptedSegmenter, released: bool) -> Cost:
+    """The image encoder on one frame; `released`: TinyViT's windows padded, padding asking, too."""
+    sam = network.segmenter
+    with _padded(sam.encoder) if released else nullcontext():
+        return measure(lambda: sam.encoder(image(sam.image_size)))
+
+
+@contextmanager
+def _padded(encoder: nn.Module) -> Iterator[None]:
+    """TinyViT as timm computes it."""
+    from rvos_lightning.parts.segmenters.tiny_vit import SHORT
+
+    plain = {short: long for long, short in SHORT.items()}
+    changed = [(module, type(module)) for module in encoder.modules() if type(module) in plain]
+    try:
+        for module, short in changed:
+            module.__class__ = plain[short]
+        yield
+    finally:
+        for module, short in changed:
+            module.__class__ = short
 
 
 def integrator_cost(network: PromptedSegmenter, frames: int, released: bool) -> Cost:

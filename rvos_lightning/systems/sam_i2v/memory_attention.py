@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rvos_lightning.parts.segmenters.aligned import start_memory
 from rvos_lightning.systems.sam_i2v.rope_attention import Phases, RotaryAttention, Rotation, table_of
 
 
@@ -24,7 +25,7 @@ class MemoryAttentionLayer(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "batch tokens dim"],
+        x: Float[Tensor, "#batch tokens dim"],
         key: Float[Tensor, "batch keys memory_dim"],
         value: Float[Tensor, "batch keys memory_dim"],
         table: Rotation | Phases,
@@ -34,6 +35,7 @@ class MemoryAttentionLayer(nn.Module):
         """One block; `spatial` leading keys are rotated."""
         y = self.norm1(x)
         x = x + self.dropout(self.self_attn(y, y, y, table, table))
+        x = x.expand(len(key), -1, -1)  # of one row where no item has looked at its memory yet
         x = x + self.dropout(self.cross_attn_image(self.norm2(x), key, value, table, table, spatial, bias))
         y = functional.relu(self.linear1(self.norm3(x)))
         return x + self.dropout(self.linear2(self.dropout(y)))
@@ -48,7 +50,7 @@ class MemoryAttention(nn.Module):
         hidden: feed-forward width.
         layers: how many.
         dropout: everywhere, in training.
-        aligned: start so that every place reads memory at the same place (see `start_aligned`).
+        aligned: start so that every place reads memory at the same place (see `start_memory`).
     """
 
     def __init__(
@@ -66,7 +68,7 @@ class MemoryAttention(nn.Module):
         self.norm = nn.LayerNorm(dim)
         if aligned:
             for layer in self.layers:
-                start_aligned(layer.cross_attn_image)
+                start_memory(layer.cross_attn_image)
 
     def forward(
         self,
@@ -88,22 +90,14 @@ class MemoryAttention(nn.Module):
             bias: added to the cross-attention logits (a memory that counts several times).
         """
         height, width = feature.shape[-2:]
+        if not self.training and feature.stride(0) == 0:  # all items look at one frame: their paths part at memory
+            feature = feature[:1]
         x = (feature + 0.1 * position).flatten(2).transpose(1, 2)
         table = table_of(self.dim, width, height, x.device)
         key = memory + memory_position
         for layer in self.layers:
             x = layer(x, key, memory, table, memory.shape[1] - pointers, bias)
         return self.norm(x).transpose(1, 2).unflatten(2, (height, width))
-
-
-def start_aligned(attention: RotaryAttention, strength: float = 3.5) -> None:
-    """Equal constants in queries and keys: after rotation their product is largest where both have one position.
-
-    At random, attention to memory starts uniform and says nothing about places; from scratch it took more steps than a
-    small run has until memory was read at all. With this start a mask is carried on from the first step.
-    """
-    nn.init.constant_(attention.q_proj.bias, strength)
-    nn.init.constant_(attention.k_proj.bias, strength)
 
 
 def build_memory_encoder(dim: int, memory_dim: int, stride: int) -> nn.Module:

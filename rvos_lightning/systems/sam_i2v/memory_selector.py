@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from rvos_lightning.core.bounds import FromZero
+
 Draw = Callable[[Float[Tensor, "pool"], int], Int[Tensor, "drawn"]]
 """Given probabilities and a number, positions drawn without replacement."""
 
@@ -55,8 +57,8 @@ class MemorySelector:
 
     def __init__(
         self,
-        global_pool: int = 16,
-        global_keep: int = 4,
+        global_pool: FromZero = 16,
+        global_keep: FromZero = 4,
         local_pool: int = 4,
         local_keep: int = 2,
         draw: Literal["top_k", "random"] = "top_k",

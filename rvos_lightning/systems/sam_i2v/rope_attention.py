@@ -60,8 +60,31 @@ def rotate(x: Float[Tensor, "batch tokens dim"], table: Rotation | Phases) -> Fl
     return torch.cat([turned, rest], 1) if rest.shape[1] else turned
 
 
+SCORES = 1 << 18
+"""Attention weights in the making that stay in a core's cache."""
+
+
+def thin_attention(
+    query: Float[Tensor, "batch queries dim"],
+    key: Float[Tensor, "batch keys dim"],
+    value: Float[Tensor, "batch keys narrow"],
+    bias: Float[Tensor, "#batch 1 keys"] | Bool[Tensor, "#batch 1 keys"] | None = None,
+) -> Float[Tensor, "batch queries narrow"]:
+    """Attention to values narrower than keys, some queries at a time; PyTorch's fast CPU kernel wants equal widths."""
+    parts, keys = [], key.transpose(1, 2)
+    for part in (query * query.shape[-1] ** -0.5).split(max(1, SCORES // (len(key) * key.shape[1])), 1):
+        scores = part @ keys
+        if bias is not None:
+            scores = scores.masked_fill_(~bias, float("-inf")) if bias.dtype == torch.bool else scores.add_(bias)
+        parts.append(scores.softmax(-1) @ value)
+    return torch.cat(parts, 1)
+
+
 class RotaryAttention(nn.Module):
     """One-headed attention whose queries and spatial keys are rotated.
+
+    Values are projected behind the weighted mean, not before, where memories are narrower than queries and a CPU only
+    has to say the result: there are fewer of them to project, and the mean itself costs a fraction.
 
     Args:
         dim: width of queries and inside.
@@ -97,6 +120,8 @@ class RotaryAttention(nn.Module):
         if spatial:
             turned, rest = rotate(k[:, :spatial], key_table), k[:, spatial:]
             k = torch.cat([turned, rest], 1) if rest.shape[1] else turned
+        if self.late(q, value) and (bias is None or bias.shape[1] == 1):
+            return self.projected(thin_attention(q, k, value, bias))
         v = self.v_proj(value)
         if bias is not None and bias.dtype != torch.bool:
             bias = bias.to(q.dtype)
@@ -108,6 +133,19 @@ class RotaryAttention(nn.Module):
             dropout_p=self.dropout if self.training else 0.0,
         )
         return self.out_proj(out[:, 0])
+
+    def projected(self, mean: Float[Tensor, "batch queries key_dim"]) -> Float[Tensor, "batch queries dim"]:
+        """`out_proj(v_proj(mean))` by one product for the two, read off the layers, whatever they hold inside."""
+        corners = torch.eye(mean.shape[-1] + 1, mean.shape[-1], dtype=mean.dtype, device=mean.device)
+        images = self.out_proj(self.v_proj(corners))
+        origin = images[-1]
+        return functional.linear(mean, (images[:-1] - origin).T, origin)
+
+    def late(self, query: Float[Tensor, "batch queries dim"], value: Float[Tensor, "batch keys key_dim"]) -> bool:
+        """Values are projected last. Never in training: dropped weights do not sum to 1, as the bias would need."""
+        plain = query.device.type == "cpu" and query.dtype == value.dtype == torch.float32
+        answering = not (self.training or torch.is_grad_enabled() or torch.compiler.is_compiling())
+        return answering and plain and value.shape[-1] < query.shape[-1]
 
 
 def sine_2d(dim: int, height: int, width: int, device: torch.device | None = None) -> Float[Tensor, "dim h w"]:

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Self
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
+from typing_extensions import Self
 
+from rvos_lightning.core.bounds import FromZero, Share
 from rvos_lightning.core.seams import Adapter, Memory, Segmenter, agreed
 from rvos_lightning.parts.segmenters.sam import Sam
 from rvos_lightning.systems.sam_i2v.head_step import (
@@ -79,13 +80,13 @@ class MemorySteps(Memory):
         memory_dim: int = 64,
         hidden: int = 512,
         layers: int = 4,
-        dropout: float = 0.1,
+        dropout: Share = 0.1,
         mask_stride: int | None = None,
         selector: MemorySelector | None = None,
         corrections_condition: bool = True,
-        max_corrections: int = 16,
-        prompts: int = 3,
-        fill_holes: int = 8,
+        max_corrections: FromZero = 16,
+        prompts: FromZero = 3,
+        fill_holes: FromZero = 8,
         aligned: bool = False,
     ):
         super().__init__()

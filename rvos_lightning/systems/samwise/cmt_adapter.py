@@ -1,15 +1,20 @@
 """SAMWISE's adapter: RoBERTa (or CLIP) and SAM 2's trunk side by side, mixed after chosen stages."""
 
 from collections.abc import Sequence
-from typing import Literal, Self
+from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
+from rvos_lightning.core.bounds import Share
 from rvos_lightning.core.seams import Adapter, Segmenter, agreed
 from rvos_lightning.core.types import Clip, Features
 from rvos_lightning.parts.layers.convolutions import SpaceTimeMix
+from rvos_lightning.parts.starting import read_weights
 from rvos_lightning.parts.text.encoder import TextEncoder
+from rvos_lightning.parts.weights import load_official, refuse_misfit
 from rvos_lightning.systems.samwise.cross_modal_temporal import CrossModalTemporal
 
 
@@ -32,6 +37,8 @@ class CMTAdapter(Adapter):
             any adapter there (ours: attention alone learns no direction of motion from scratch in minutes).
         parity: `official` lets pixels attend to padding in training batches of uneven sentences, as the official
             training does; in evaluation padding is never attended (the official code asks one sentence at a time).
+        weights: of the adapters after a first stage, a file or `small/NAME`; selective attention may be missing in it,
+            as a stage on stills has none. None: random.
     """
 
     licence = "SAMWISE, weights: Apache-2.0"
@@ -46,11 +53,13 @@ class CMTAdapter(Adapter):
         heads: int = 8,
         patches: Sequence[int] = (8, 4, 2),
         selective: bool = True,
-        dropout: float = 0.1,
+        dropout: Share = 0.1,
         convolve: Sequence[int] = (),
         parity: Literal["fixed", "official"] = "fixed",
+        weights: Path | None = None,
     ) -> None:
         super().__init__()
+        self.weights = weights
         self.text, self.channels, self.stages, self.parity = text, channels, sorted(stages), parity
         self.text_dim = text.width
         self.boundaries, self.patches, self.selective = (0, *text_layers), tuple(patches), selective
@@ -76,7 +85,19 @@ class CMTAdapter(Adapter):
             }
         )
         self.convolutions = nn.ModuleDict({str(stage): SpaceTimeMix(channels[stage]) for stage in self.convolve})
+        if self.weights is not None:
+            read_weights(self.adapters, self.weights, self.load_weights)
         return self
+
+    def load_weights(self, weights: Path | str) -> None:
+        """Read the adapters of a first stage.
+
+        Raises:
+            WeightsError: they do not fit.
+        """
+        state, own = load_official(weights), self.adapters.state_dict()
+        refuse_misfit(state, own, lambda key: ".selective." in key, what=str(weights))
+        self.adapters.load_state_dict({**own, **state})
 
     def tube_sides(self, count: int, maps: tuple[int, ...] | None) -> dict[int, int]:
         """Side of the attention tubes at every stage that has an adapter.
@@ -135,6 +156,7 @@ class CMTAdapter(Adapter):
             sentence=self.text.sentence(words, ids),
         )
 
+    @torch.compiler.disable(recursive=False)  # what is kept goes by the sentences; the encoder is compiled
     def read(self, expressions: tuple[str, ...]) -> tuple[Tensor, Tensor | None, Tensor]:
         """Ids, which are real, and the words up to the first adapter: what no picture has touched yet.
 
@@ -198,6 +220,7 @@ class _Walk:
         return self.split(level) if stage < self.parting else level
 
 
+@torch.compiler.disable  # sizes differ from batch to batch, and there is little to compute
 def blank_padding(clip: Clip, colour: tuple[float, float, float]) -> Tensor:
     """Frames whose padding holds the segmenter's mean colour, i.e. 0 after normalisation (official code)."""
     frames = clip.frames

@@ -1,13 +1,15 @@
 """SAMWISE's memory: SAM 2's bank, and an encoder that may write another object into it."""
 
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from typing_extensions import Self
 
+from rvos_lightning.core.bounds import Share
 from rvos_lightning.core.seams import Adapter, Memory, Segmenter, agreed
 from rvos_lightning.core.types import Clip, Features, Prediction, Prompt, State
 from rvos_lightning.parts.memories.sam2_memory import (
@@ -68,7 +70,7 @@ class ConditionalMemory(Memory):
         switch: Literal["reweight", "avg", "all_mask"] = "reweight",
         heads: int = 8,
         hidden: int = 128,
-        dropout: float = 0.1,
+        dropout: Share = 0.1,
         parity: Literal["fixed", "official"] = "fixed",
     ) -> None:
         super().__init__()

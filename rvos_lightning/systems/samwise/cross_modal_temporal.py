@@ -43,14 +43,21 @@ class CrossModalTemporal(nn.Module):
     ) -> tuple[Float[Tensor, "batch time channels h w"], Float[Tensor, "batch words text"]]:
         """What to add to pixels and words; `real` is False on padding, which is then not attended."""
         time = pixels.shape[1]
-        x = F.relu(self.down(pixels.flatten(0, 1))).unflatten(0, (-1, time))
+        x = self.narrow(pixels)
         text = self.text_down(words)
-        mixed = x if self.selective is None else x + self.selective(x)
-        mixed = self.read_text(mixed, text, real)
+        mixed = self.read_text(self.mix(x), text, real)
         text = text * self.text_from_vision(text, x.mean(1).flatten(2).transpose(1, 2))
         convolution, norm = self.up
         update = F.conv2d(mixed.flatten(0, 1), convolution.weight.transpose(0, 1))
         return F.relu(norm(update)).unflatten(0, (-1, time)), self.text_up(text)
+
+    def narrow(self, pixels: Float[Tensor, "batch time channels h w"]) -> Pixels:
+        """Pixels at the inner width."""
+        return F.relu(self.down(pixels.flatten(0, 1))).unflatten(0, (-1, pixels.shape[1]))
+
+    def mix(self, x: Pixels) -> Pixels:
+        """Pixels that have looked at others of their tube, before they read."""
+        return x if self.selective is None else x + self.selective(x)
 
     def read_text(
         self, x: Pixels, text: Float[Tensor, "batch words dim"], real: Bool[Tensor, "batch words"] | None

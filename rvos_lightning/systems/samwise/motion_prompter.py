@@ -1,10 +1,9 @@
 """SAMWISE's prompt: the sentence's state, carried over into SAM 2's prompt space by a small MLP."""
 
-from typing import Self
-
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from rvos_lightning.core.seams import Adapter, Prompter, Segmenter
 from rvos_lightning.core.types import Clip, Features, Prompt

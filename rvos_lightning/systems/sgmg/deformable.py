@@ -12,6 +12,7 @@ from transformers.models.deformable_detr.modeling_deformable_detr import Deforma
 
 from rvos_lightning.parts.layers.mlp import MLP
 from rvos_lightning.systems.sgmg.positions import place_code
+from rvos_lightning.systems.sgmg.sampling import BagAttention
 
 EDGE = 1e-5
 """`inverse_sigmoid` keeps this far from 0 and 1."""
@@ -86,6 +87,7 @@ def attention(dim: int, heads: int, levels: int, points: int) -> DeformableDetrM
     """transformers' deformable attention, in plain torch; its points start on rings around the reference."""
     config = DeformableDetrConfig(d_model=dim, num_feature_levels=levels, disable_custom_kernels=True)
     built = DeformableDetrMultiscaleDeformableAttention(config, heads, points)
+    built.attn = BagAttention()
     angles = torch.arange(heads) * (2 * torch.pi / heads)
     rays = torch.stack([angles.cos(), angles.sin()], -1)
     rays = (rays / rays.abs().amax(-1, keepdim=True)).view(heads, 1, 1, 2).repeat(1, levels, points, 1)
@@ -112,7 +114,8 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` after the block, of its shape."""
-        hidden = F.dropout(torch.relu(self.linear1(x)), self.dropout, self.training)
+        hidden = F.relu(self.linear1(x), inplace=not torch.is_grad_enabled())
+        hidden = F.dropout(hidden, self.dropout, self.training)
         return self.norm(x + F.dropout(self.linear2(hidden), self.dropout, self.training))
 
 
@@ -154,7 +157,7 @@ class DecoderLayer(nn.Module):
 
 def exact(module: nn.Module, x: Tensor, place: Tensor, memory: Tensor, references: Tensor, levels: Levels) -> Tensor:
     """Deformable attention in float32 under any autocast, as sampling places need it."""
-    with torch.autocast(x.device.type, enabled=False):
+    with torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False):
         return module(
             hidden_states=x.float(),
             position_embeddings=place.float(),

@@ -13,8 +13,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from rvos_lightning.core.bounds import Share
 from rvos_lightning.core.seams import Choose, ChoosingNetwork
 from rvos_lightning.core.types import ChosenPrediction, Clip, State
+from rvos_lightning.parts.layers.linear import through_onednn
 from rvos_lightning.parts.text.encoder import TextEncoder
 from rvos_lightning.systems.sgmg.deformable import Decoded, DeformableTransformer, split_levels
 from rvos_lightning.systems.sgmg.fusion import Language, SpectrumFusion, nearest
@@ -106,7 +108,7 @@ class SgMg(ChoosingNetwork):
         decoder_layers: int = 4,
         points: int = 4,
         queries: int = 5,
-        dropout: float = 0.1,
+        dropout: Share = 0.1,
         fusion: Kind = "spectral",
         sigma: float = 7.0,
         conditional_patches: bool = True,
@@ -134,6 +136,7 @@ class SgMg(ChoosingNetwork):
         self.refiner = Refiner(backbone.channels[:2], self.patch) if refine else None
         self.register_buffer("mean", torch.tensor(MEAN)[:, None, None], persistent=False)
         self.register_buffer("deviation", torch.tensor(DEVIATION)[:, None, None], persistent=False)
+        through_onednn(self)
 
     def forward(self, clip: Clip, state: State | None = None, choose: Choose | None = None) -> ChosenPrediction:
         """Segment every item; `choose` picks, per decoder layer, the query that is refined (see `seams`)."""
@@ -156,6 +159,7 @@ class SgMg(ChoosingNetwork):
         masks = [nearest(padding, tuple(x.shape[-2:])) for x in levels]
         return Seen(levels, soft, masks, details, pictures, time, tuple(padding.shape[-2:]))
 
+    @torch.compiler.disable  # sizes differ from batch to batch, and there is little to compute
     def prepare(self, clip: Clip) -> tuple[Tensor, Bool[Tensor, "video height width"], Int[Tensor, "video 2"]]:
         """Frames normalised, zero on padding and of sides that are the wanted multiples; what is padding; pictures."""
         frames = clip.frames

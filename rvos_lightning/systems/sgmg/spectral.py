@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from rvos_lightning.parts.layers.linear import pointwise
+
 Kind = Literal["spectral", "spatial", "linear", "none"]
 Maps = Float[Tensor, "images channels h w"]
 Soft = Float[Tensor, "h w"]
@@ -55,7 +57,7 @@ class SpectralBlock(nn.Module):
 
     def forward(self, x: Maps, soft: Soft) -> Maps:
         """The filtered maps; float32 whatever the precision around it, as spectra grow with the number of pixels."""
-        with torch.autocast(x.device.type, enabled=False):
+        with torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False):  # meta: where costs are counted
             x = x.float()
             return x + self.filtered(x, 1 - self.attenuation(x)[:, None] * soft)
 
@@ -71,14 +73,14 @@ class SpectralBlock(nn.Module):
         spectrum = torch.fft.rfft2(x)
         straight, mirrored = keep[:, None, :, :half], mirror(keep)[:, None, :, :half]
         weight = self.mix_in.weight
-        real = F.conv2d(spectrum.real, weight[:, :dim])
-        imaginary = F.conv2d(spectrum.imag, weight[:, dim:])
+        real = pointwise(spectrum.real, weight[:, :dim])
+        imaginary = pointwise(spectrum.imag, weight[:, dim:])
         bias = self.mix_in.bias[:, None, None]
         here = torch.relu((real + imaginary) * straight + bias)
         there = torch.relu((real - imaginary) * mirrored + bias)
         out, shift = self.mix_out.weight, self.mix_out.bias
-        mixed_real = F.conv2d((here + there) / 2, out[:dim], shift[:dim])
-        mixed_imaginary = F.conv2d((here - there) / 2, out[dim:])
+        mixed_real = pointwise((here + there) / 2, out[:dim], shift[:dim])
+        mixed_imaginary = pointwise((here - there) / 2, out[dim:])
         return torch.fft.irfft2(torch.complex(mixed_real, mixed_imaginary), s=size)
 
 

@@ -7,15 +7,17 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from torchvision.models.swin_transformer import SwinTransformerBlock
 from torchvision.models.video import SwinTransformer3d
 
 from rvos_lightning.parts.starting import read_weights
 from rvos_lightning.parts.weights import KeyMap, Rule, WeightsError, convert, load_official
+from rvos_lightning.systems.sgmg.windows import WindowAttention
 
 Taps = tuple[Float[Tensor, "images _c _h _w"], ...]
 """Stage outputs, fine to coarse, frames of all videos in one axis."""
@@ -40,6 +42,24 @@ class SwinSize:
     window: tuple[int, int, int] = (8, 7, 7)
     patch: int = 4
     drop_path: float = 0.2
+
+
+@dataclass(frozen=True)
+class SwinStart:
+    """Spread of the random weights that training from nothing starts with; the defaults are the published values.
+
+    Published Swins are wide and start from ImageNet. A narrow one whose weights are as small hardly attends to anything
+    but its own place for a long time, and no direction of motion is learned: position biases that differ from the start
+    let heads look at neighbours in space and time.
+
+    Attributes:
+        linear: standard deviation of linear layers' weights times the square root of the layer's inputs; None: 0.02,
+            whatever the width.
+        position: standard deviation of relative position biases.
+    """
+
+    linear: float | None = None
+    position: float = 0.02
 
 
 SIZES = {
@@ -72,9 +92,10 @@ class VideoSwin(nn.Module):
     Args:
         variant: t, s or b.
         size: other sizes than the variant's.
-        weights: Video Swin trained on Kinetics (Microsoft's file, or torchvision's); a patch kernel over two frames
-            is summed over time. None: random.
+        weights: Video Swin trained on Kinetics (Microsoft's file, or torchvision's), or `small/NAME`; a patch kernel
+            over two frames is summed over time. None: random.
         activation_checkpointing: recompute every stage in the backward pass.
+        start: spread of random weights.
 
     Raises:
         WeightsError: `weights` is missing or of another variant.
@@ -88,6 +109,7 @@ class VideoSwin(nn.Module):
         size: SwinSize | None = None,
         weights: Path | None = None,
         activation_checkpointing: bool = False,
+        start: SwinStart = SwinStart(),
     ) -> None:
         super().__init__()
         self.size = size or SIZES[variant]
@@ -100,14 +122,25 @@ class VideoSwin(nn.Module):
             window_size=list(self.size.window),
             stochastic_depth_prob=self.size.drop_path,
             num_classes=1,
+            block=window_block,
         )
         self.patch_embed, self.features = built.patch_embed, built.features
         self.activation_checkpointing = activation_checkpointing
         stages = range(len(self.size.depths))
         self.channels = tuple(self.size.width * 2**i for i in stages)
         self.strides = tuple(self.size.patch * 2**i for i in stages)
+        self.spread(start)
         if weights is not None:
             read_weights(self, weights, self.load_weights)
+
+    def spread(self, start: SwinStart) -> None:
+        """Draw random weights anew where `start` wants others than torchvision's."""
+        for name, parameter in self.features.named_parameters():
+            if name.endswith("relative_position_bias_table") and start.position != SwinStart.position:
+                nn.init.normal_(parameter, std=start.position)
+        for module in self.features.modules():
+            if isinstance(module, nn.Linear) and start.linear is not None:
+                nn.init.normal_(module.weight, std=start.linear / module.in_features**0.5)
 
     def load_weights(self, weights: Path | str) -> None:
         """Read Kinetics weights; see the class."""
@@ -143,6 +176,11 @@ class VideoSwin(nn.Module):
             if index % 2 == 0:
                 taps.append(x.flatten(0, 1).permute(0, 3, 1, 2))
         return tuple(taps)
+
+
+def window_block(*sizes: Any, attn_layer: object = None, **more: Any) -> SwinTransformerBlock:
+    """torchvision's block with our attention, whichever it asks for: it names its own in every call."""
+    return SwinTransformerBlock(*sizes, attn_layer=WindowAttention, **more)
 
 
 def from_kinetics(

@@ -2,12 +2,12 @@
 
 import re
 import zlib
-from typing import Self
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
+from typing_extensions import Self
 
 from rvos_lightning.core.seams import Adapter, Segmenter, agreed
 from rvos_lightning.core.types import Clip, Features
@@ -35,19 +35,24 @@ class WordEncoder(nn.Module):
         self, expressions: list[str]
     ) -> tuple[Float[Tensor, "batch words width"], Bool[Tensor, "batch words"], Float[Tensor, "batch width"]]:
         """Word states, which of them are words, and an attention-pooled sentence."""
-        words = [
-            [zlib.crc32(w.encode()) % self.buckets + 1 for w in re.findall(r"\w+", e.lower())] for e in expressions
-        ]
-        longest = max(1, *(len(row) for row in words))
-        ids = torch.tensor([row + [0] * (longest - len(row)) for row in words], device=self.embed.weight.device)
+        ids = self.tokenize(expressions)
         embedded, mask = self.embed(ids), ids > 0
-        places = torch.arange(longest, device=ids.device)
+        places = torch.arange(ids.shape[1], device=ids.device)
         mirrored = torch.where(mask, mask.sum(1, keepdim=True) - 1 - places, places)[..., None]
         onwards, backwards = self.order
         behind = backwards(embedded.take_along_dim(mirrored, 1))[0].take_along_dim(mirrored, 1)
         states = embedded + torch.cat([onwards(embedded)[0], behind], dim=2)
         weights = self.pool(states)[..., 0].masked_fill(~mask, -1e4).softmax(dim=1)
         return states, mask, torch.einsum("bw,bwc->bc", weights, states)
+
+    @torch.compiler.disable
+    def tokenize(self, expressions: list[str]) -> Int[Tensor, "batch words"]:
+        """Rows of the embedding table, 0 behind a sentence; uncompiled: a graph would hold for these words only."""
+        words = [
+            [zlib.crc32(w.encode()) % self.buckets + 1 for w in re.findall(r"\w+", e.lower())] for e in expressions
+        ]
+        longest = max(1, *(len(row) for row in words))
+        return torch.tensor([row + [0] * (longest - len(row)) for row in words], device=self.embed.weight.device)
 
 
 class FiLMAdapter(Adapter):

@@ -1,17 +1,22 @@
 """MeViS, ReVOS, Ref-YouTube-VOS, Ref-DAVIS17, A2D-Sentences, JHMDB-Sentences."""
 
 import json
+import shutil
 from pathlib import Path
 
 import h5py
 import numpy as np
+from PIL import Image
 from scipy.io import savemat
 
-from layouts.scene import Scene, encode, write_frames, write_json, write_maps
+from layouts.scene import Scene, encode, tarred, write_frames, write_json, write_maps
 
 
-def mevis(root: Path, scene: Scene, split="valid_u", hidden=False) -> Path:
-    """Expression 0: object 1; 1: object 2, null where absent; 2: both; 3: no target. Frames unsorted in the file."""
+def mevis(root: Path, scene: Scene, split="valid_u", hidden=False, version=1) -> Path:
+    """Expression 0: object 1; 1: object 2, null where absent; 2: both; 3: no target. Frames unsorted in the file.
+
+    Version 2 comes with its own file names and the frames in a tar.
+    """
     folder = root / split
     write_frames(folder / "JPEGImages", scene)
     videos, masks = {}, {}
@@ -28,9 +33,12 @@ def mevis(root: Path, scene: Scene, split="valid_u", hidden=False) -> Path:
         if hidden:
             expressions = {key: {"exp": value["exp"]} for key, value in expressions.items()}
         videos[video] = {"expressions": expressions, "frames": scene.names(video)[::-1]}
-    write_json(folder / "meta_expressions.json", {"videos": videos})
+    name = {(2, True): "meta_expressions_v2_release", (2, False): "meta_expressions_v2"}.get((version, hidden))
+    write_json(folder / f"{name or 'meta_expressions'}.json", {"videos": videos})
     if not hidden:
         write_json(folder / "mask_dict.json", masks)
+    if version == 2:
+        tarred(folder / "JPEGImages", "JPEGImages")
     return root
 
 
@@ -180,4 +188,30 @@ def jhmdb(root: Path, scene: Scene) -> Path:
             rows.append([video, frame, f"{far}/puppet_mask/{folder}/puppet_mask.mat", time, f"a box in {video}"])
     write_frames(root / "Rename_Images" / "run", scene, first=1, suffix=".png")
     write_json(root / "jhmdb_sentences_samples_metadata.json", rows)
+    return root
+
+
+def own(root: Path, scene: Scene, splits=("train", "val", "test"), hidden=()) -> Path:
+    """Object a on every frame, b on every second one (drawn whole: they overlap); sentences by two people."""
+    for split in splits:
+        folder = root / split
+        write_frames(folder / "frames", scene)
+        videos = {}
+        for video, masks in scene.masks.items():
+            for key, step in (("a", 1), ("b", 2)):
+                for name, mask in list(zip(scene.names(video), masks[1 + (key == "b")], strict=True))[::step]:
+                    path = folder / "masks" / video / key / f"{name}.png"
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    Image.fromarray(mask.astype(np.uint8) * 255).save(path)
+            said = {"0": ("The box.", ["a"], "anna"), "1": ("the lower box", ["b"], "ben"),
+                    "2": ("both", ["a", "b"], "anna"), "3": ("a horse", [], "ben")}  # fmt: skip
+            expressions = {k: {"exp": exp, "objects": ids, "annotator": who} for k, (exp, ids, who) in said.items()}
+            if split in hidden:
+                expressions = {key: {"exp": one["exp"]} for key, one in expressions.items()}
+            objects = {"a": {"category": "box", "annotator": "anna"}, "b": {"category": "box"}}
+            entry = {"frames": scene.names(video), "fps": 12.5, "objects": objects, "expressions": expressions}
+            videos[video] = entry if split not in hidden else {k: v for k, v in entry.items() if k != "objects"}
+        write_json(folder / "annotations.json", {"videos": videos})
+        if split in hidden:
+            shutil.rmtree(folder / "masks")
     return root

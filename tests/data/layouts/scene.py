@@ -1,6 +1,8 @@
 """A scene, and the ways all layouts write pictures, palettes and run lengths."""
 
 import json
+import shutil
+import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,3 +86,19 @@ def write_maps(folder: Path, scene: Scene, stride=1, only_first=False) -> None:
         for name, ids in zip(scene.names(video, stride), scene.ids(video), strict=True):
             if not only_first or name == scene.names(video)[0]:
                 write_palette(folder / video / f"{name}.png", ids)
+
+
+def tarred(folder: Path, top: str = ".", form: int = tarfile.PAX_FORMAT) -> Path:
+    """A folder as a plain tar beside it, its files below `top`; the folder goes."""
+    archive = folder.with_name(f"{folder.name}.tar")
+    with tarfile.open(archive, "w", format=form) as file:
+        file.add(folder, top)
+    shutil.rmtree(folder)
+    return archive
+
+
+def truth(reader, item):
+    """Masks of an item on all frames, and which are annotated."""
+    video = reader.videos[reader.items[item].video]
+    masks, annotated = reader.read_masks(item, range(len(video.frames)))
+    return masks.numpy(), annotated.numpy()

@@ -1,7 +1,6 @@
 """Image SAM: variants, hooks, weights."""
 
 import copy
-import pickle
 
 import pytest
 import torch
@@ -87,29 +86,6 @@ def test_a_frozen_encoder_forgets_biases_of_old_weights():
     sam.encode(image)
     sam.load_state_dict(other.state_dict())
     assert torch.equal(sam.encode(image)[-1], other.encode(image)[-1])
-
-
-def test_attention_of_tiny_vit_equals_timms():
-    """The bias has a batch axis, for the fast kernel; nothing else differs, neither in training nor in evaluation."""
-    from timm.models.tiny_vit import Attention
-
-    torch.manual_seed(0)
-    sam = Sam("small")
-    own = [module for module in sam.encoder.modules() if isinstance(module, Attention)]
-    assert own and all(attention.get_attention_biases(torch.device("cpu")).ndim == 4 for attention in own)
-    for attention in own:
-        slow = Attention(attention.qkv.in_features, attention.key_dim, attention.num_heads, 1, attention.resolution)
-        nn.init.normal_(attention.attention_biases)
-        slow.load_state_dict(attention.state_dict())
-        tokens = torch.randn(3, attention.resolution[0] * attention.resolution[1], attention.qkv.in_features)
-        for mode in (True, False):
-            attention.train(mode), slow.train(mode)
-            torch.testing.assert_close(attention(tokens), slow(tokens), atol=1e-6, rtol=1e-5)
-        (attention(tokens).sum() + slow(tokens).sum()).backward()
-        torch.testing.assert_close(attention.attention_biases.grad, slow.attention_biases.grad, atol=1e-5, rtol=1e-4)
-        assert attention.attention_biases.grad.abs().sum() > 0
-    copied = pickle.loads(pickle.dumps(copy.deepcopy(sam.encoder.train())))  # `train` empties the cache of biases
-    assert list(copied.state_dict()) == list(sam.encoder.state_dict())
 
 
 def test_a_frozen_part_copies_deeply():

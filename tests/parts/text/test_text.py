@@ -5,7 +5,7 @@ import torch
 
 from rvos_lightning.parts.text.clip import ClipText
 from rvos_lightning.parts.text.roberta import Roberta, TextSize
-from rvos_lightning.parts.text.tokenizers import WordTokenizer
+from rvos_lightning.parts.text.tokenizers import WordTokenizer, tokenizer_for
 
 SIZE = TextSize(vocabulary=0, width=16, layers=3, heads=2, mlp=24, positions=12, dropout=0.1)
 
@@ -85,3 +85,18 @@ def test_default_words_are_those_of_moving_shapes():
     known = tokenizer.FIRST + len(tokenizer.words)
     ids = [tokenizer(word)[1] for word in VOCABULARY]
     assert max(ids) < known and len(set(ids)) == len(ids)
+
+
+@pytest.mark.parametrize(
+    ("source", "sentence", "ids"),
+    [
+        ("weights/roberta-base", "Hello world", [0, 31414, 232, 2]),
+        ("FacebookAI/roberta-base", "the dog", [0, 627, 2335, 2]),
+        ("bert-base-uncased", "Hello world", [101, 7592, 2088, 102]),
+    ],
+)
+def test_published_vocabularies_come_along(source, sentence, ids):
+    """Ids as the published tokenizers give them; no folder of that name is there, nor any network."""
+    tokenizer = tokenizer_for(None, source, "--x")
+    assert tokenizer(sentence) == ids and tokenizer.size == {0: 50265, 101: 30522}[ids[0]]
+    assert tokenizer(f" {sentence} naïve 日本 …!")[-1] == ids[-1]

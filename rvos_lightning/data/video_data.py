@@ -1,16 +1,17 @@
-"""The data module all data sets share: a subclass names its reader, everything else happens here."""
+"""What all data sets share: a subclass names its reader, everything else happens here; knows nothing of Lightning."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
 
-from lightning.pytorch import LightningDataModule
 from torch.utils.data import Dataset
 
 from rvos_lightning.data.clips.centred import CentredItems
 from rvos_lightning.data.clips.clips import EvaluationBatches, Framing, TrainClips, Units, plan_evaluation
 from rvos_lightning.data.clips.collate import Collate
+from rvos_lightning.data.clips.resizing import Resize
+from rvos_lightning.data.clips.sample import Augmentation
 from rvos_lightning.data.clips.sampler import (
     DrawSampler,
     EvaluationLoader,
@@ -20,15 +21,15 @@ from rvos_lightning.data.clips.sampler import (
 )
 from rvos_lightning.data.clips.sampling import ClipSampling, Contiguous
 from rvos_lightning.data.clips.shuffled import ShuffledExpressions
-from rvos_lightning.data.clips.transforms import Augmentation, Resize
 from rvos_lightning.data.clips.users import UserFactory
 from rvos_lightning.data.reader import DataError, Reader
+from rvos_lightning.data.shared_pictures import Pictures, Rule, ids_of
 from rvos_lightning.metrics.rows import FrameRows
 
 Split = Literal["train", "val", "test", "predict"]
 
 
-class VideoDataModule(LightningDataModule, ABC):
+class VideoData(ABC):
     """Training clips and evaluation videos of any `Reader`; the trainer needs `use_distributed_sampler: false`.
 
     Args:
@@ -63,6 +64,10 @@ class VideoDataModule(LightningDataModule, ABC):
         shuffle: False trains in file order.
         shuffle_expressions: evaluate with the sentences of other videos, as a control: a network that listens to
             the words must score far lower.
+        shared_pictures: RefCOCO and its relatives share pictures, so that one may be in a training split here and in a
+            validation or test split there. "refuse" to train on such, or to score with weights that were; "leave_out"
+            of training whatever is in such a split of the data set (of a mixture: of any source); or "allow" it,
+            which reports then say.
     """
 
     def __init__(
@@ -93,9 +98,8 @@ class VideoDataModule(LightningDataModule, ABC):
         seed: int = 0,
         shuffle: bool = True,
         shuffle_expressions: bool = False,
+        shared_pictures: Rule = "refuse",
     ) -> None:
-        super().__init__()
-        # A rank may have no validation video; `EvaluationLoader` makes that safe.
         self.batch_size, self.clip_length, self.eval_batch_size = batch_size, clip_length, eval_batch_size
         self.items_per_video, self.repeat_items, self.anchor_stride = items_per_video, repeat_items, anchor_stride
         self.framing = Framing(_pair(size), resize, context_frames, context)
@@ -110,7 +114,8 @@ class VideoDataModule(LightningDataModule, ABC):
         self.items_per_video_eval, self.in_memory_pixels, self.limit = items_per_video_eval, in_memory_pixels, limit
         self.separate_objects, self.around = separate_objects, around
         self.simulate_user, self.workers, self.seed = simulate_user, workers, seed
-        self.shuffle_expressions = shuffle_expressions
+        self.shuffle_expressions, self.shared_pictures = shuffle_expressions, shared_pictures
+        self.kept_out: frozenset[int] = frozenset()  # COCO pictures never trained on
         self.leave_out: Callable[[Reader], frozenset[int]] | None = None  # prediction: videos that are done
         self._readers: dict[str, Reader | None] = {}
 
@@ -149,22 +154,47 @@ class VideoDataModule(LightningDataModule, ABC):
             self._readers[split] = reader
         return self._readers[split]
 
+    def opened(self, split: Split) -> Reader | None:
+        """The reader of a split that somebody has asked for before; nothing is opened for this."""
+        return self._readers.get(split)
+
     def metrics(self, split: Split) -> dict[str, FrameRows]:
         """What the papers of a split's data score with, by the score they quote; nothing where truth is hidden."""
         reader = self.read(split)
         metric = None if reader is None else reader.protocol()
         return {} if metric is None else {metric.headline: metric}
 
+    def judged_pictures(self) -> list[Pictures]:
+        """COCO pictures of every validation and test split on disk, whether in use or not; nothing is opened."""
+        return []
+
+    def pictures(self, split: Split) -> list[Pictures]:
+        """COCO pictures that a split is trained on or scored with."""
+        reader = self.read(split)
+        if reader is None or not reader.pictures:
+            return []
+        ids = frozenset(reader.pictures[: self.limit])
+        return [Pictures(f"{reader.name} {reader.split}", ids - self.kept_out if split == "train" else ids)]
+
+    def keep_out(self) -> None:
+        """Make sure that nothing is trained on that may not be."""
+        if self.shared_pictures == "leave_out":
+            self.kept_out |= ids_of(self.judged_pictures())
+
     def train_clips(self) -> TrainClips:
         """The training set as it is sampled.
 
         Raises:
-            DataError: the data set has no training split.
+            DataError: the data set has no training split, or all of it is left out.
         """
         reader = self.read("train")
         if reader is None:
             raise DataError(f"{type(self).__name__} has no training split: choose another data set for fit")
-        units = Units(reader, self.limit, self.items_per_video, self.repeat_items, self.anchor_stride)
+        self.keep_out()
+        without = [video for video, number in enumerate(reader.pictures) if number in self.kept_out]
+        if reader.pictures and len(without) == len(reader.pictures):
+            raise DataError(f"data.shared_pictures: every picture of {reader.name} {reader.split} is left out")
+        units = Units(reader, self.limit, self.items_per_video, self.repeat_items, self.anchor_stride, without)
         return TrainClips(
             reader, units, self.sampling, self.framing, self.clip_length, self.augment, self.seed, self.redraw,
             self.separate_objects,
@@ -180,17 +210,17 @@ class VideoDataModule(LightningDataModule, ABC):
         shares = plan_evaluation(reader, self.limit, self.eval_batch_size, items, self.in_memory_pixels, done)
         return EvaluationBatches(reader, shares, self.eval_framing, self.simulate_user, self.seed)
 
-    def train_dataloader(self) -> ResumableLoader:
-        """Batches of clips in an order that resumes exactly."""
+    def train_dataloader(self, trainer: Any = None) -> ResumableLoader:
+        """Batches of clips in an order that resumes exactly; the trainer says where an epoch ends."""
         clips = self.train_clips()
-        return self._training_loader(clips, self.repeats * len(clips), self.shuffle)
+        return self._training_loader(clips, self.repeats * len(clips), self.shuffle, trainer)
 
-    def _training_loader(self, clips: Dataset, length: int, shuffle: bool) -> ResumableLoader:
+    def _training_loader(self, clips: Dataset, length: int, shuffle: bool, trainer: Any) -> ResumableLoader:
         return ResumableLoader(
             clips,
             DrawSampler(length, self.batch_size, self.seed, shuffle),
             self.batch_size,
-            trainer=self.trainer,
+            trainer=trainer,
             collate_fn=Collate(self.simulate_user),
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
