@@ -60,7 +60,7 @@ trained = test -e $(RUNS)/$(notdir $(1))/scores.json || \
   $(VENV) -m rvos_lightning fit -c configs/$(1).yaml --trainer.default_root_dir $(RUNS)/$(notdir $(1)) $(2)
 kept = $(VENV) -m rvos_lightning convert part $(RUNS)/$(notdir $(1)) $@ --recipe configs/$(1).yaml $(2)
 
-foundations: setup $(addsuffix .safetensors,$(addprefix $(KEPT)/,video_swin roberta clip bert sam2 samwise_adapters sgmg))
+foundations: setup $(addsuffix .safetensors,$(addprefix $(KEPT)/,video_swin roberta clip bert sam sam2 samwise_adapters sgmg))
 
 $(KEPT)/video_swin.safetensors:
 	$(call trained,foundations/video_swin)
@@ -82,6 +82,17 @@ $(KEPT)/bert.safetensors:
 $(KEPT)/sgmg.safetensors:
 	$(call trained,sgmg)
 	$(call kept,sgmg,--whole)
+
+# SAM in two steps: the trunk, single frames.
+.SECONDARY: $(RUNS)/sam_trunk.safetensors
+
+$(RUNS)/sam_trunk.safetensors:
+	$(call trained,foundations/sam_trunk)
+	$(call kept,foundations/sam_trunk,--part backbone.segmenter)
+
+$(KEPT)/sam.safetensors: $(RUNS)/sam_trunk.safetensors
+	$(call trained,foundations/sam_stills,--model.network.segmenter.weights $<)
+	$(call kept,foundations/sam_stills,--part segmenter --whole)
 
 # SAM 2 in three steps, each from the one before: the trunk, single frames, clips.
 .SECONDARY: $(RUNS)/sam2_trunk.safetensors $(RUNS)/sam2_stills.safetensors

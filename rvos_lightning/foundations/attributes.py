@@ -16,7 +16,9 @@ from torchmetrics import Metric
 from rvos_lightning.core.seams import Network
 from rvos_lightning.core.types import Clip, Prediction, SegmentedWindow, State
 from rvos_lightning.foundations.motion import AdapterTaps
+from rvos_lightning.parts.segmenters.sam import Sam
 from rvos_lightning.parts.segmenters.sam2 import Sam2
+from rvos_lightning.parts.weights import freeze
 from rvos_lightning.systems.sgmg.network import DEVIATION, MEAN
 from rvos_lightning.systems.sgmg.video_swin import Taps, VideoSwin
 
@@ -37,14 +39,17 @@ class AttributePrediction(Prediction):
 
 
 class TrunkTaps(nn.Module):
-    """The four stages of SAM 2's trunk as a backbone of normalised frames.
+    """The stages of the trunk of SAM or SAM 2 as a backbone of normalised frames.
 
     Args:
-        segmenter: whose trunk shall learn; the rest of it waits.
+        segmenter: whose trunk shall learn; the rest of it waits (SAM 2's as `trainable` says).
     """
 
-    def __init__(self, segmenter: Sam2) -> None:
+    def __init__(self, segmenter: Sam | Sam2) -> None:
         super().__init__()
+        if isinstance(segmenter, Sam):
+            freeze(segmenter, train_mode=True)
+            segmenter.encoder.trunk.requires_grad_(True)
         self.segmenter = segmenter
         self.channels = segmenter.stage_channels
         self.strides = tuple(segmenter.image_size // side for side in segmenter.stage_sides)

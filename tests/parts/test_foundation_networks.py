@@ -23,6 +23,7 @@ from rvos_lightning.foundations.pointing import PointedMemory
 from rvos_lightning.foundations.words import MaskedWords, WordAccuracy
 from rvos_lightning.parts.adapters.image_features import ImageFeatures
 from rvos_lightning.parts.prompters.user import UserPrompter
+from rvos_lightning.parts.segmenters.sam import Sam
 from rvos_lightning.parts.segmenters.sam2 import Sam2
 from rvos_lightning.parts.text.roberta import Roberta, TextSize
 from rvos_lightning.systems.samwise.cmt_adapter import CMTAdapter
@@ -123,14 +124,16 @@ def test_every_tap_learns_from_a_real_batch():
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in net.heads.parameters())
 
 
-def test_a_trunk_is_a_backbone_and_learns_alone():
-    sam = Sam2("narrow", image_size=64, trainable=["image_encoder.trunk"])
+@pytest.mark.parametrize(("kind", "sides"), [("sam", (16, 8, 8, 8)), ("sam2", (32, 16, 8, 4))])
+def test_a_trunk_is_a_backbone_and_learns_alone(kind, sides):
+    sam = Sam("small") if kind == "sam" else Sam2("narrow", image_size=64, trainable=["image_encoder.trunk"])
     net = AttributePixels(TrunkTaps(sam), KINDS)
     said = net(clip(["left", "square"], side=64))
-    assert [tuple(tap["shape"].shape[-2:]) for tap in said.taps] == [(32, 32), (16, 16), (8, 8), (4, 4)]
-    assert said.mask_logits.shape == (2, 2, 32, 32)
+    assert [tuple(tap["shape"].shape[-2:]) for tap in said.taps] == [(side, side) for side in sides]
+    assert said.mask_logits.shape == (2, 2, sides[0], sides[0])
     said.mask_logits.square().mean().backward()
-    assert sam.image_encoder.trunk.blocks[0].attn.qkv.weight.grad.any()
+    trunk = sam.encoder.trunk.stages if kind == "sam" else sam.image_encoder.trunk.blocks
+    assert all(p.grad is not None for p in trunk.parameters()) and any(p.grad.any() for p in trunk[0].parameters())
     assert all(p.grad is None for name, p in sam.named_parameters() if "trunk" not in name)
     with pytest.raises(ValueError, match="give data.size 64"):
         net(clip(["left"]))

@@ -114,7 +114,7 @@ class Sam(Segmenter):
             add_adapters(self.encoder, adapter_width)
 
     def load_weights(self, state: Mapping[str, Tensor]) -> None:
-        """Load an official state dict of this variant, or one of this class.
+        """Load an official state dict of this variant, or one of this class; without the occlusion head, its numbers are left.
 
         Raises:
             WeightsError: keys or shapes do not fit.
@@ -123,6 +123,7 @@ class Sam(Segmenter):
         try:
             if any(key.startswith(("image_encoder.", "segmenter.", "network.")) for key in state):
                 state = convert(state, key_map(self.family), own)
+            state = {key: value for key, value in state.items() if key in own or "obj_score" not in key}
             refuse_misfit(state, own, lambda key: "obj_score" in key, what=f"checkpoint for {self.variant}")
         except WeightsError as error:
             raise WeightsError(f"weights for {self.variant}: {told_by(state)} ({error})") from error
@@ -135,6 +136,19 @@ class Sam(Segmenter):
     def encode(self, images: Float[Tensor, "images 3 height width"], after_stage: StageHook | None = None) -> Pyramid:
         """All encoder levels, the prompt-space embedding last; see `seams.Segmenter`."""
         return self.encoder(self.prepare(images), after_stage)
+
+    def run_trunk(
+        self, pixels: Float[Tensor, "images 3 side side"], after_stage: StageHook | None = None
+    ) -> list[Float[Tensor, "_images _c _h _w"]]:
+        """The encoder's stages after the hook, fine to coarse, of prepared images; without the neck's embedding."""
+        stages: list[Tensor] = []
+
+        def keep(stage: int, maps: Tensor) -> Tensor:
+            stages.append(after_stage(stage, maps) if after_stage else maps)
+            return stages[-1]
+
+        self.encoder(pixels, keep)
+        return stages
 
     def decode(
         self,
