@@ -92,7 +92,7 @@ $(RUNS)/sam_trunk.safetensors:
 
 $(KEPT)/sam.safetensors: $(RUNS)/sam_trunk.safetensors
 	$(call trained,foundations/sam_stills,--model.network.segmenter.weights $<)
-	$(call kept,foundations/sam_stills,--part segmenter --whole)
+	$(call kept,foundations/sam_stills,--part segmenter)
 
 # SAM 2 in three steps, each from the one before: the trunk, single frames, clips.
 .SECONDARY: $(RUNS)/sam2_trunk.safetensors $(RUNS)/sam2_stills.safetensors

@@ -12,7 +12,7 @@ FEW = [
 SEGMENTER, ADAPTER = "--model.network.segmenter", "--model.network.adapter"
 ANEW = [f"{ADAPTER}.weights", "null"]  # those of the small SAMWISE are of three stages of the small SAM 2
 SWAPS = {
-    "sam_i2v over edge_sam": ("sam_i2v", f"{SEGMENTER}.variant", "edge_sam"),
+    "sam_i2v over edge_sam": ("sam_i2v", f"{SEGMENTER}.variant", "edge_sam", f"{SEGMENTER}.weights", "null"),
     "samwise over hiera_t": ("samwise", f"{SEGMENTER}.variant", "hiera_t", f"{SEGMENTER}.weights", "null", *ANEW),
     "tiny over an image SAM": ("tiny", SEGMENTER, SAM, f"{SEGMENTER}.variant", "small"),
     "sa2va over another SAM 2": ("sa2va", f"{SEGMENTER}.variant", "hiera_t"),

@@ -204,6 +204,24 @@ def test_what_a_click_a_box_and_a_mask_point_at_is_tracked(small_sam2):
     assert min(click, box, mask) > 0.8, (click, box, mask)
 
 
+@torch.no_grad()
+def test_an_image_sam_finds_what_a_click_and_a_box_point_at():
+    sam = Sam("small", weights="small/sam").eval()
+    reader = MovingShapes(size=64).reader("val")
+    scores = []
+    for item in range(0, 32, 2):
+        truth, frame = reader.read_masks(item, [0])[0][0], reader.read_frames(item // 2, [0])
+        left, top, right, bottom = tight_box(truth)
+        click, corners = torch.tensor([[first_click(truth)]]), torch.tensor([[[left, top], [right, bottom]]])
+        features = sam.encode(frame.float() / 255)
+        for points, labels in ((click, torch.tensor([[1]])), (corners, torch.tensor([[2, 3]]))):
+            logits = sam.decode(features, sam.embed_points(points.float(), labels)).mask_logits
+            mask = torch.nn.functional.interpolate(logits[None], (64, 64), mode="bilinear")[0, 0] > 0
+            scores.append((mask & truth).sum() / (mask | truth).sum())
+    click, box = torch.stack(scores).view(-1, 2).mean(0).tolist()
+    assert min(click, box) > 0.8, (click, box)
+
+
 def test_a_prompt_on_a_later_frame_is_refused(small_sam2):
     late = [UserPrompt(1, torch.tensor([[0.3, 0.5]]), torch.tensor([1]))]
     with pytest.raises(ValueError, match="something is pointed at on frame 1"):
