@@ -114,7 +114,7 @@ class Sam(Segmenter):
             add_adapters(self.encoder, adapter_width)
 
     def load_weights(self, state: Mapping[str, Tensor]) -> None:
-        """Load an official state dict of this variant, or one of this class; without the occlusion head, its numbers are left.
+        """Load an official state dict of this variant, or one of this class (the occlusion head's numbers only with it).
 
         Raises:
             WeightsError: keys or shapes do not fit.
