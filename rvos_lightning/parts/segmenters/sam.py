@@ -114,7 +114,7 @@ class Sam(Segmenter):
             add_adapters(self.encoder, adapter_width)
 
     def load_weights(self, state: Mapping[str, Tensor]) -> None:
-        """Load an official state dict of this variant, or one of this class (the occlusion head's numbers only with it).
+        """Load an official state dict of this variant or one of this class (an occlusion head's numbers only with it).
 
         Raises:
             WeightsError: keys or shapes do not fit.
