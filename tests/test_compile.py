@@ -27,7 +27,7 @@ def predicted(network: Network, batch: Batch, compiled: bool, training: bool) ->
     return masks.detach(), torch.cat([gradient.flatten() for gradient in gradients])
 
 
-SHORTEST = {"sa2va": 2, "sgmg": 2}  # frames of a clip: shorter ones compile sooner
+SHORTEST = {"sa2va": 2, "sgmg": 2, "samwise": 2, "clip_sam": 1, "sam_i2v": 2}  # frames of a clip: shorter ones compile sooner
 SMALLER = {
     "sgmg": [
         "--model.network.backbone.weights", "null", "--model.network.backbone.size.depths", "[1, 1, 1, 1]",

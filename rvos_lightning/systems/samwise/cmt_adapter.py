@@ -142,7 +142,7 @@ class CMTAdapter(Adapter):
 
     def forward(self, clip: Clip, segmenter: Segmenter) -> Features:
         """Encode every video up to the first adapter, from there every item; words come out after the last."""
-        ids, real, words = self.read(tuple(clip.expressions or ()))
+        ids, real, words = self.read(clip)
         walk = _Walk(self, clip, real, words)
         frames = blank_padding(clip, segmenter.pixel_mean).flatten(0, 1)
         pyramid = segmenter.encode(frames, walk.after_stage)
@@ -156,20 +156,34 @@ class CMTAdapter(Adapter):
             sentence=self.text.sentence(words, ids),
         )
 
-    @torch.compiler.disable(recursive=False)  # what is kept goes by the sentences; the encoder is compiled
-    def read(self, expressions: tuple[str, ...]) -> tuple[Tensor, Tensor | None, Tensor]:
+    def read(self, clip: Clip) -> tuple[Tensor, Tensor | None, Tensor]:
         """Ids, which are real, and the words up to the first adapter: what no picture has touched yet.
 
         In evaluation the windows of a video ask for the same sentences one after the other; the last answer is kept.
         """
-        device = next(self.parameters()).device
-        if self._read is not None and self._read[0] == (expressions, device) and not self.training:
-            return self._read[1]
-        ids, real = self.text.tokenize(list(expressions))
+        kept = self._recall(clip)
+        if kept is not None:
+            return kept
+        ids, real = self._tokens(clip)
         words = self.text.run(self.text.embed(ids, real), real, 0, self.boundaries[self.stages[0] + 1])
         if not self.training and not words.requires_grad:
-            self._read = ((expressions, device), (ids, real, words))
+            self._keep(clip, (ids, real, words))
         return ids, real, words
+
+    # Sentences are met outside the compiler's graphs, which would hold for these very ones only.
+    @torch.compiler.disable
+    def _tokens(self, clip: Clip) -> tuple[Tensor, Tensor | None]:
+        return self.text.tokenize(list(clip.expressions or ()))
+
+    @torch.compiler.disable
+    def _recall(self, clip: Clip) -> tuple[Tensor, Tensor | None, Tensor] | None:
+        asked = (tuple(clip.expressions or ()), clip.frames.device)
+        same = self._read is not None and self._read[0] == asked
+        return self._read[1] if same and not self.training else None
+
+    @torch.compiler.disable
+    def _keep(self, clip: Clip, said: tuple[Tensor, Tensor | None, Tensor]) -> None:
+        self._read = ((tuple(clip.expressions or ()), clip.frames.device), said)
 
     def train(self, mode: bool = True) -> "CMTAdapter":
         """Also forgets the kept words, since weights may change in training."""
