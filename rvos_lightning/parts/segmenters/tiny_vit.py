@@ -22,7 +22,9 @@ class RealCellsAttention(Attention):
     """
 
     def get_attention_biases(self, device: torch.device) -> Float[Tensor, "1 heads tokens tokens"]:
-        """The bias of every head, query and key."""
+        """The bias of every head, query and key; compiled, without timm's cache: a graph holds for one state of it."""
+        if torch.compiler.is_compiling():
+            return self.attention_biases[:, self.attention_bias_idxs][None]
         return super().get_attention_biases(device)[None]
 
     def forward(self, x: Float[Tensor, "images h w c"]) -> Float[Tensor, "images h w c"]:

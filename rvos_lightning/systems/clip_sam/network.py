@@ -151,6 +151,7 @@ class ClipSam(Network):
         return self.with_answer(said, len(clip), clip.time)
 
     @staticmethod
+    @torch.compiler.disable  # a graph that looks at sentences holds for these only
     def pairs(clip: Clip) -> tuple[Int[Tensor, "pairs"], Int[Tensor, "pairs"]]:
         """Image and sentence of every pair: items of the batch, frame by frame.
 
