@@ -1,33 +1,30 @@
-"""`--model.compile`: what is tried here trains and predicts through the compiler as without it."""
+"""`--model.compile`: every system trains and predicts through the compiler as without it."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image, ImageDraw
 from torch import nn
 
-from rvos_lightning.core.network import Network
-from rvos_lightning.core.types import Batch
+from tests.benchmarks.bench_compile import answer
 from tests.test_configs import TINY_RUN
 
 ROOT = Path(__file__).parents[1]
 
 
-def predicted(network: Network, batch: Batch, compiled: bool, training: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Masks, and in training the gradient of all weights, of one window; both from the same random numbers."""
-    torch.manual_seed(0)
-    network.train(training).zero_grad()
-    with torch.set_grad_enabled(training):
-        masks = (network if compiled else network.forward)(batch.clip.floating(torch.float32)).mask_logits
-    if not training:
-        return masks, masks.new_zeros(1)
-    masks.square().mean().backward()
-    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in network.parameters()]
-    return masks.detach(), torch.cat([gradient.flatten() for gradient in gradients])
+def export_clip(folder: Path) -> None:
+    """Four frames with a disc that moves."""
+    folder.mkdir()
+    for time in range(4):
+        picture = Image.new("RGB", (64, 64), (40, 40, 40))
+        ImageDraw.Draw(picture).ellipse([4 + 8 * time, 20, 28 + 8 * time, 44], fill=(220, 40, 40))
+        picture.save(folder / f"{time:05d}.png")
 
 
-SHORTEST = {"sa2va": 2, "sgmg": 2, "samwise": 2, "clip_sam": 1, "sam_i2v": 2}  # frames of a clip: shorter ones compile sooner
+# Frames of a clip: shorter ones compile sooner.
+SHORTEST = {"sa2va": 2, "sgmg": 2, "samwise": 2, "clip_sam": 1, "sam_i2v": 2}
 SMALLER = {
     "sgmg": [
         "--model.network.backbone.weights", "null", "--model.network.backbone.size.depths", "[1, 1, 1, 1]",
@@ -58,13 +55,27 @@ def test_a_compiled_system_trains_and_predicts_as_an_eager_one(recipe, backend, 
     assert compiled == [{"backend": backend}]
     for training in (True, False):
         batch = next(iter(fitted.trainer.train_dataloader if training else fitted.trainer.val_dataloaders))
+        clip = batch.clip.floating(torch.float32)
         (masks, gradient), (slow, expected) = (
-            predicted(fitted.model.network, batch, compiled, training) for compiled in (True, False)
+            answer(fitted.model.network, clip, compiled, training) for compiled in (True, False)
         )
-        if batch.clip.expressions is not None:  # a graph must not hold for the sentences it was made with only
-            turned = replace(batch.clip.floating(torch.float32), expressions=batch.clip.expressions[::-1])
+        if clip.expressions is not None:  # a graph must not hold for the sentences it was made with only
+            turned = replace(clip, expressions=clip.expressions[::-1])
             with torch.set_grad_enabled(training), torch.compiler.set_stance("fail_on_recompile"):
                 fitted.model.network(turned)
         scale = float(slow.std())
         torch.testing.assert_close(masks, slow, rtol=1e-3, atol=1e-3 * scale)
         assert (gradient - expected).norm() <= 1e-3 * expected.norm()
+
+
+@pytest.mark.slow
+def test_predict_compiles_by_flag_and_writes_the_same_masks(run, tmp_path):
+    torch.compiler.reset()
+    export_clip(tmp_path / "clip")
+    asked = ["--data", "VideoFiles", "--data.path", tmp_path / "clip", "--data.expressions", '["red circle", "square"]']
+    for name, flags in (("eager", []), ("compiled", ["--model.compile", "aot_eager"])):
+        run("predict", "-c", ROOT / "configs/tiny.yaml", "--untrained", *asked, *flags, folder=tmp_path / name)
+    masks = [sorted((tmp_path / name).rglob("masks/*.png")) for name in ("eager", "compiled")]
+    assert len(masks[0]) == len(masks[1]) == 4
+    for eager, compiled in zip(*masks, strict=True):
+        assert eager.read_bytes() == compiled.read_bytes(), eager.name
