@@ -364,6 +364,18 @@ def test_starts_from_converted_weights_with_fresh_adapters(tmp_path):
     assert torch.equal(own.to_prompt[0].weight, before["text_hidden_fcs.0.weight"])
 
 
+def test_a_language_model_that_has_never_prompted_starts_with_a_fresh_projection(tmp_path):
+    """As InternVL2.5's own folders once converted, from which the paper recipes train."""
+    before = prompter()
+    tensors = {f"prompter.mllm.{key}": value for key, value in before.mllm.state_dict().items()}
+    save_file(tensors, tmp_path / "ours.safetensors")
+    torch.manual_seed(1)
+    own = MLLMPrompter(size=SIZE, lora=ADAPTERS, checkpointing=False, weights=tmp_path / "ours.safetensors")
+    own.fit_to(TwoDecoderSam2(image_size=64, size=SAM))
+    assert torch.equal(own.mllm.model.get_input_embeddings().weight, before.mllm.model.get_input_embeddings().weight)
+    assert not torch.equal(own.to_prompt[0].weight, before.to_prompt[0].weight)
+
+
 def test_heads_that_start_near_look_one_frame_back():
     language = replace(SIZE.language, heads=8, kv_heads=8, head_dim=32, rope_theta=1e4)
     size = MLLMSize(VisionSize(1, 16, 2, 16, 64, 8), language)

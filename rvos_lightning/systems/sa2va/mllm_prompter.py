@@ -18,6 +18,7 @@ from rvos_lightning.systems.sa2va.frames import Sampling, shown
 from rvos_lightning.systems.sa2va.lora import LoRA
 from rvos_lightning.systems.sa2va.mllm import MLLM, Answer
 from rvos_lightning.systems.sa2va.outputs import SpokenPrompt
+from rvos_lightning.systems.sa2va.shards import holds
 from rvos_lightning.systems.sa2va.sizes import (
     RELEASED,
     MLLMSize,
@@ -127,13 +128,14 @@ class MLLMPrompter(Prompter):
             start_near(self.mllm.model, self.size)
 
     def fit_to(self, segmenter: Segmenter, adapter: Adapter | None = None) -> Self:
-        """The projection from [SEG] states to the segmenter's prompts."""
+        """The projection from [SEG] states to the segmenter's prompts; InternVL's own weights have none."""
         super().fit_to(segmenter, adapter)
         width, prompt = self.mllm.width, agreed("prompter.prompt_dim", self.prompt_dim, segmenter.prompt_dim, segmenter)
         self.to_prompt = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, prompt))
-        if self.weights is not None and not covered(self.to_prompt, "prompter.to_prompt."):
-            self.mllm.load_beside(self.weights, self.to_prompt, "prompter.to_prompt.")
-        elif self.weights is None and self.start == "near":
+        prefix = "prompter.to_prompt."
+        if self.weights is not None and not covered(self.to_prompt, prefix) and holds(self.weights, prefix):
+            self.mllm.load_beside(self.weights, self.to_prompt, prefix)
+        elif self.start == "near":
             nn.init.normal_(self.to_prompt[2].weight, std=PROMPT_SCALE / width**0.5)
         return self
 

@@ -39,6 +39,11 @@ def keys_of(path: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
     return found
 
 
+def holds(path: Path, prefix: str) -> bool:
+    """Whether a checkpoint has anything under a prefix."""
+    return any(key.startswith(prefix) for key in keys_of(path))
+
+
 class Tensors:
     """Reads tensors by key from a checkpoint, one file open at a time."""
 
