@@ -34,7 +34,6 @@ def samwise(stage: str) -> list[Row]:
         f"{network}.adapter.heads": 8,
         f"{network}.adapter.patches": [8, 4, 2],
         f"{network}.adapter.selective": not pictures,
-        f"{network}.adapter.convolve": [],
         f"{network}.adapter.dropout": 0.1,
         f"{network}.memory.switching": not pictures,
         f"{network}.memory.window": 4,

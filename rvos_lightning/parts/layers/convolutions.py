@@ -1,4 +1,4 @@
-"""Small convolutional layers with which a network trained from scratch sees edges and motion early."""
+"""Small convolutional layers with which a network trained from scratch sees edges early."""
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -72,20 +72,3 @@ class BilinearUp(nn.Module):
     def forward(self, x: Float[Tensor, "images inputs h w"]) -> Float[Tensor, "images width h2 w2"]:
         """h2 = 2 h, w2 = 2 w."""
         return functional.interpolate(self.proj(x), scale_factor=2.0, mode="bilinear", align_corners=False)
-
-
-class SpaceTimeMix(nn.Module):
-    """One 3x3x3 convolution around a skip: neighbouring places of neighbouring frames.
-
-    Args:
-        width: channels, a multiple of 8.
-    """
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.mix = nn.Conv3d(width, width, 3, padding=1)
-        self.norm = nn.GroupNorm(8, width)
-
-    def forward(self, x: Float[Tensor, "batch time c h w"]) -> Float[Tensor, "batch time c h w"]:
-        """Same shape."""
-        return x + functional.gelu(self.norm(self.mix(x.transpose(1, 2)))).transpose(1, 2)

@@ -11,7 +11,6 @@ from typing_extensions import Self
 from rvos_lightning.core.bounds import Share
 from rvos_lightning.core.seams import Adapter, Segmenter, agreed
 from rvos_lightning.core.types import Clip, Features
-from rvos_lightning.parts.layers.convolutions import SpaceTimeMix
 from rvos_lightning.parts.starting import read_weights
 from rvos_lightning.parts.text.encoder import TextEncoder
 from rvos_lightning.parts.weights import load_official, refuse_misfit
@@ -33,8 +32,6 @@ class CMTAdapter(Adapter):
             takes twice the first.
         selective: Hierarchical Selective Attention on (video) or off (RefCOCO pre-training).
         dropout: of that attention.
-        convolve: stages after which a space-time convolution mixes neighbouring cells of neighbouring frames, before
-            any adapter there (ours: attention alone learns no direction of motion from scratch in minutes).
         parity: `official` lets pixels attend to padding in training batches of uneven sentences, as the official
             training does; in evaluation padding is never attended (the official code asks one sentence at a time).
         weights: of the adapters after a first stage, a file or `small/NAME`; selective attention may be missing in it,
@@ -54,7 +51,6 @@ class CMTAdapter(Adapter):
         patches: Sequence[int] = (8, 4, 2),
         selective: bool = True,
         dropout: Share = 0.1,
-        convolve: Sequence[int] = (),
         parity: Literal["fixed", "official"] = "fixed",
         weights: Path | None = None,
     ) -> None:
@@ -63,7 +59,7 @@ class CMTAdapter(Adapter):
         self.text, self.channels, self.stages, self.parity = text, channels, sorted(stages), parity
         self.text_dim = text.width
         self.boundaries, self.patches, self.selective = (0, *text_layers), tuple(patches), selective
-        self.inner, self.convolve = (dim, heads, dropout), tuple(convolve)
+        self.inner = (dim, heads, dropout)
         self._read: tuple[tuple[tuple[str, ...], torch.device], tuple[Tensor, Tensor | None, Tensor]] | None = None
         self.register_load_state_dict_post_hook(_forget)
 
@@ -84,7 +80,6 @@ class CMTAdapter(Adapter):
                 for stage in self.stages
             }
         )
-        self.convolutions = nn.ModuleDict({str(stage): SpaceTimeMix(channels[stage]) for stage in self.convolve})
         if self.weights is not None:
             read_weights(self.adapters, self.weights, self.load_weights)
         return self
@@ -133,12 +128,10 @@ class CMTAdapter(Adapter):
                 f"--model.network.adapter.text_layers {layers}: need {count} rising numbers, one a stage of {name}, "
                 f"ending at the text encoder's depth {self.text.depth}"
             )
-        for flag, chosen in (("stages", self.stages), ("convolve", self.convolve)):
-            if not set(chosen) <= set(range(count)) or (flag == "stages" and not chosen):
-                raise ValueError(
-                    f"--model.network.adapter.{flag} {list(chosen)}: {name} has {count} stages, give some of "
-                    f"0..{count - 1}"
-                )
+        if not set(self.stages) <= set(range(count)) or not self.stages:
+            raise ValueError(
+                f"--model.network.adapter.stages {self.stages}: {name} has {count} stages, give some of 0..{count - 1}"
+            )
 
     def forward(self, clip: Clip, segmenter: Segmenter) -> Features:
         """Encode every video up to the first adapter, from there every item; words come out after the last."""
@@ -213,8 +206,6 @@ class _Walk:
             self.words = adapter.text.run(self.words, self.real, bounds[stage], bounds[stage + 1])
         if stage == self.parting:
             pixels = self.split(pixels)
-        if str(stage) in adapter.convolutions:
-            pixels = adapter.convolutions[str(stage)](pixels.unflatten(0, (-1, self.clip.time))).flatten(0, 1)
         if stage not in adapter.stages:
             return pixels
         real = None if adapter.parity == "official" and adapter.training else self.real
