@@ -22,7 +22,8 @@ SWAPS = {
     "adapters after all stages": ("samwise", f"{ADAPTER}.stages", "[0,1,2,3]", *ANEW),
     "adapter after one stage": ("samwise", f"{ADAPTER}.stages", "[2]", *ANEW),
     "cmt in edge_sam": (
-        "sam_i2v_cmt", f"{SEGMENTER}.variant", "edge_sam", f"{SEGMENTER}.weights", "null", f"{SEGMENTER}.image_size", "128"
+        "sam_i2v_cmt", f"{SEGMENTER}.variant", "edge_sam", f"{SEGMENTER}.weights", "null",
+        f"{SEGMENTER}.image_size", "128",
     ),
 }  # fmt: skip
 
