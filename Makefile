@@ -53,7 +53,7 @@ slurm:
 test-slurm: setup slurm
 	RVOS_TEST_SLURM=1 $(VENV) -m pytest tests/slurm -m slurm -v -rP
 
-# The small weights of rvos_lightning/foundations anew; remove a file to have it made again. Three quarters of an hour.
+# The small weights of rvos_lightning/foundations anew; remove a file to have it made again. An hour.
 KEPT := rvos_lightning/foundations
 RUNS := runs/foundations
 trained = test -e $(RUNS)/$(notdir $(1))/scores.json || \
