@@ -16,6 +16,7 @@ from rvos_lightning.parts.text.roberta import Roberta, TextSize
 from rvos_lightning.parts.text.tokenizers import HubTokenizer
 from rvos_lightning.parts.weights import WeightsError, load_official, save
 from rvos_lightning.run.cli import main
+from rvos_lightning.systems.sa2va.two_decoders import TwoDecoderSam2
 
 SMALL = TextSize(vocabulary=0, width=8, layers=1, heads=1, mlp=8, positions=14)
 
@@ -73,6 +74,18 @@ def test_what_a_file_lacks_is_read_from_the_parts_own_path(tmp_path):
         net = Net(segmenter=Sam2("small", image_size=32, weights="nowhere.pt"), rest=torch.nn.Linear(2, 2))
         with pytest.raises(WeightsError, match=r"start.safetensors lacks \d+ keys of segmenter.*nowhere.pt"):
             start_from(net, tmp_path / "start.safetensors")
+
+
+def test_a_second_decoder_that_a_file_lacks_is_read_from_what_the_package_brings(tmp_path):
+    given = {"variant": "narrow", "image_size": 64, "weights": "small/sam2", "half_positions": False}
+    saved = Net(segmenter=TwoDecoderSam2(**given)).state_dict()
+    own = {key: value for key, value in saved.items() if ".original_decoder." not in key}
+    save(own, tmp_path / "start.safetensors")
+    with starting_from(tmp_path / "start.safetensors"):
+        net = Net(segmenter=TwoDecoderSam2(**given))
+        start_from(net, tmp_path / "start.safetensors")
+    assert all(torch.equal(value, saved[key]) for key, value in net.state_dict().items())
+    assert net.segmenter.decoder("original") is not None
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +15,7 @@ from rvos_lightning.core.seams import Decoded
 from rvos_lightning.parts.segmenters.sam2 import Sam2
 from rvos_lightning.parts.segmenters.sam2_build import Variant
 from rvos_lightning.parts.starting import started
-from rvos_lightning.parts.weights import freeze, mark_reproducible
+from rvos_lightning.parts.weights import freeze, located, mark_reproducible
 from rvos_lightning.systems.sa2va.tiling import Normalisation, normalise, resize_frames
 
 Role = Literal["finetuned", "original"]
@@ -76,7 +75,7 @@ class TwoDecoderSam2(Sam2):
             for parameter in self.sam_mask_decoder.iou_prediction_head.layers[-1].parameters():
                 nn.init.zeros_(parameter)
         elif (start := started()) is not None and not start.holds("original_decoder."):
-            second_decoder = Path(str(options.get("weights"))).exists()  # then it is read from there
+            second_decoder = located(str(options.get("weights"))).exists()  # then it is read from there
         self.original_decoder: Any = copy.deepcopy(self.sam_mask_decoder) if second_decoder else None
         self.half_positions, self.normalisation, self.resample = half_positions, normalisation, resample
         if train_original:
