@@ -138,6 +138,23 @@ def test_windows_do_not_change_masks(inference):
     torch.testing.assert_close(run(net, whole, 12), run(net, whole, 5))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("inference", ["sa2va", "sa2va_i"])
+def test_compiled_masks_of_what_is_said_equal_eager_ones(inference):
+    torch.compiler.reset()
+    net = network(inference)
+    speak(net, [5, net.prompter.seg_id, 6])
+    whole = clip(time=3, context=(0, 2))
+    other = replace(whole, expressions=whole.expressions[::-1])
+    eager = [run(net, asked, 3) for asked in (whole, other)]
+    net.compile(backend="aot_eager")
+    compiled = [run(net, whole, 3)]
+    with torch.compiler.set_stance("fail_on_recompile"):
+        compiled.append(run(net, other, 3))
+    assert float(eager[0].std()) > 0 and not torch.allclose(*eager, atol=1e-3)
+    torch.testing.assert_close(compiled, eager, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("inference", ["sa2va", "sa2va_i"])
 def test_items_and_videos_do_not_touch_each_other(inference):
     net = network(inference)
