@@ -3,7 +3,6 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rvos_lightning.parts.segmenters.sam import Sam
 from rvos_lightning.parts.segmenters.sam2 import Sam2
 from rvos_lightning.parts.weights import freeze
 from rvos_lightning.systems.samwise.cmt_adapter import CMTAdapter
@@ -20,7 +19,7 @@ class AdapterTaps(nn.Module):
         adapter: whose selective attention shall learn.
     """
 
-    def __init__(self, segmenter: Sam | Sam2, adapter: CMTAdapter) -> None:
+    def __init__(self, segmenter: Sam2, adapter: CMTAdapter) -> None:
         super().__init__()
         self.segmenter, self.adapter = segmenter, adapter.fit_to(segmenter)
         self.channels = (adapter.inner[0],) * len(adapter.stages)

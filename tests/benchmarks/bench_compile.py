@@ -12,10 +12,10 @@ import argparse
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from bench_clip_sam import seconds
 from torch import Tensor
 
 from rvos_lightning.core.network import Network
@@ -40,16 +40,6 @@ def answer(network: Network, clip: Clip, compiled: bool, training: bool) -> tupl
     masks.square().mean().backward()
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in network.parameters()]
     return masks.detach(), torch.cat([gradient.flatten() for gradient in gradients])
-
-
-def seconds(call: Callable[[], object], repeats: int) -> float:
-    """Least time of a call."""
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - started)
-    return min(times)
 
 
 def compare(network: Network, clip: Clip, training: bool, repeats: int) -> str:

@@ -1,12 +1,7 @@
 """The loader benchmark's two sides give equal pixels and masks."""
 
-import sys
-from pathlib import Path
-
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 import bench_loader
+import pytest
 
 from rvos_lightning.data.readers.mevis import MeViSReader
 

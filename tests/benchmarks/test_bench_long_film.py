@@ -1,12 +1,9 @@
 """The long film's benchmark says what it is given, and a prediction's memory does not grow with the film."""
 
-import sys
 from pathlib import Path
 
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 import bench_long_film
+import pytest
 
 
 def test_growth_is_that_of_the_last_tenth_over_the_second(tmp_path: Path) -> None:

@@ -1,13 +1,8 @@
 """The opening benchmark's sides agree, and a small data set opens well within what is promised of the large one."""
 
-import sys
-from pathlib import Path
-
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 import bench_loader
 import bench_opening
+import pytest
 
 from rvos_lightning.data.readers.mevis import MeViSReader
 

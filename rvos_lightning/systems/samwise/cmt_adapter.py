@@ -170,18 +170,22 @@ class CMTAdapter(Adapter):
 
     @torch.compiler.disable
     def _recall(self, clip: Clip) -> tuple[Tensor, Tensor | None, Tensor] | None:
-        asked = (tuple(clip.expressions or ()), clip.frames.device)
-        same = self._read is not None and self._read[0] == asked
+        same = self._read is not None and self._read[0] == _asked(clip)
         return self._read[1] if same and not self.training else None
 
     @torch.compiler.disable
     def _keep(self, clip: Clip, said: tuple[Tensor, Tensor | None, Tensor]) -> None:
-        self._read = ((tuple(clip.expressions or ()), clip.frames.device), said)
+        self._read = (_asked(clip), said)
 
     def train(self, mode: bool = True) -> "CMTAdapter":
         """Also forgets the kept words, since weights may change in training."""
         self._read = None
         return super().train(mode)
+
+
+def _asked(clip: Clip) -> tuple[tuple[str, ...], torch.device]:
+    """What the kept words go by."""
+    return tuple(clip.expressions or ()), clip.frames.device
 
 
 def _forget(adapter: CMTAdapter, keys: object) -> None:
