@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import RobertaConfig
 
 from rvos_lightning.run.forecast import Plan, main, tensors_in
 from rvos_lightning.run.forecast_memory import Cost, State, per_gpu
@@ -12,7 +13,7 @@ from rvos_lightning.run.forecast_speed import GPUS, Conditions, seconds, sent
 
 ROOT = Path(__file__).parents[1]
 RECIPES = [*(ROOT / "configs").glob("*.yaml"), *(ROOT / "configs/paper").glob("*.yaml")]
-QUICK = ("paper/grounded_sam2_all_frames", "samwise")
+QUICK = ("paper/grounded_sam2_all_frames", "sam_i2v_cmt")  # the second has sizes that only its weights state
 SIZES = [(1, 6, 64), (4, 4, 96)]  # batch, frames, pixels
 SYSTEMS = {
     "samwise": (4, 4, 96),
@@ -102,6 +103,17 @@ FITS = [
     for path in sorted((ROOT / "configs/finetune").glob("*.yaml"))
     for said in re.findall(r"^#   (\d+) GB: (.+) \(([\d.]+) GB\)$", path.read_text(), re.MULTILINE)
 ]
+
+
+def test_a_text_encoders_folder_says_its_sizes(tmp_path, monkeypatch, root):
+    monkeypatch.chdir(root)
+    sizes = {"hidden_size": 48, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 96}
+    RobertaConfig(vocab_size=2000, **sizes).save_pretrained(tmp_path)
+    text = "--model.network.adapter.text"
+    flags = [f"{text}.weights", str(tmp_path), f"{text}.tokenizer", "{class_path: WordTokenizer}"]
+    flags += ["--model.network.adapter.text_layers", "[1, 2, 3, 6]", "--model.network.adapter.weights", "null"]
+    made = Plan(["-c", "configs/samwise.yaml", *flags]).build("meta")
+    assert made.model.network.adapter.text.depth == 6
 
 
 @pytest.mark.parametrize(("recipe", "card", "flags", "said"), FITS)

@@ -11,6 +11,7 @@ import inspect
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ from torch import Tensor, nn
 from rvos_lightning.core.objectives import find_chooser
 from rvos_lightning.core.types import Batch
 from rvos_lightning.data.video_data import VideoData
+from rvos_lightning.parts.starting import unread
+from rvos_lightning.parts.weights import shipped
 from rvos_lightning.run.forecast_memory import Cost, State, bytes_of, measure, per_gpu, state_of
 from rvos_lightning.run.forecast_speed import ASSUMED, EFFICIENCY, GPUS, Conditions, seconds, too_small
 from rvos_lightning.run.pretend import Pretend
@@ -81,11 +84,11 @@ class Plan:
         config = self.cli.config.clone()
         config.pop("callbacks", None)
         for key, value in list(config.items()):
-            if key.startswith("model.") and key.split(".")[-1] in FILES and value is not None:
-                config[key] = None  # sizes count, not what is in the files
+            if key.startswith("model.") and key.split(".")[-1] in FILES and not says_sizes(key, value):
+                config[key] = None
         for key, value in drawing.items():
             config.data.init_args[key] = value
-        with torch.device(device):
+        with torch.device(device), unread():
             return self.cli.parser.instantiate_classes(config)
 
     def count(self, device: str = "meta") -> tuple[State, Cost]:
@@ -118,6 +121,11 @@ class Plan:
         param_groups(module.network, module.lr_scale, module.no_decay, module.layer_decay)  # the errors of training
         units = [sum(map(bytes_of, block.parameters())) for _, block in blocks(module.network, module.shard_above)]
         return state_of(module.network, module.optimizer, units)
+
+
+def says_sizes(key: str, value: str | None) -> bool:
+    """Whether a part's weights state the part's own sizes: weights of this package, a text encoder's local folder."""
+    return shipped(value) is not None or (".text." in key and value is not None and Path(value).is_dir())
 
 
 def stand_in(data: Any) -> list[str]:
