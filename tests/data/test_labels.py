@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import shutil
 
 import numpy as np
@@ -136,6 +137,17 @@ def test_shares(tmp_path):
     assert [len(one) for one in found.values()] == [8, 1, 1] and set.union(*found.values()) == set(videos)
 
 
+@pytest.mark.parametrize(
+    "split", ["train=nan,val=1", "train=inf,val=1", "train=1,train=2", "train=-1,val=2", "../x", ""]
+)
+def test_shares_that_are_none(tmp_path, capsys, split):
+    root = referring.own(tmp_path / "own", make_scene(), ("train",))
+    labels("export", "coco", root / "train", "--out", tmp_path / "all.json")
+    labels("import", "coco", tmp_path / "all.json", "--frames", root / "train" / "frames", "--out", tmp_path / "mine",
+           "--split", split, status=2)  # fmt: skip
+    assert "give a name (train), or names with shares" in capsys.readouterr().err
+
+
 # COCO ---------------------------------------------------------------------------------------------------------------
 
 
@@ -267,6 +279,12 @@ def test_cvat_boxes_between_key_frames(tmp_path, clips, capsys):
     found = brought(tmp_path, "cvat", cvat(tmp_path, track), clips)["one"]["car_0"]
     assert len(found) == 6 and [at for at, mask in found.items() if mask.any()] == [1, 2, 3]
     assert np.array_equal(found[2], filled(4, 2, 12, 8)) and "boxes were filled" in capsys.readouterr().out
+
+
+def test_a_box_of_cvat_turns_the_shorter_way(tmp_path, clips):
+    turned = '<box frame="{}" outside="0" xtl="5" ytl="8" xbr="25" ybr="12" rotation="{}"/>'
+    found = brought(tmp_path, "cvat", cvat(tmp_path, turned.format(0, 350) + turned.format(4, 30)), clips)["one"]
+    assert np.array_equal(found["car_0"][1], filled(5, 8, 25, 12))  # 360 degrees, which lie on the way
 
 
 def test_cvat_polygons_masks_ellipses(tmp_path, clips, capsys):
@@ -508,6 +526,77 @@ def test_labelme(tmp_path, clips, capsys):
     assert "4 pictures have no JSON file" in out and "1 shapes that enclose no area" in out and "had no group" in out
 
 
+@pytest.mark.parametrize(
+    ("drawn", "words"),
+    [
+        (shape("a", "oriented_rectangle", [[2, 2], [9, 2], [9, 9], [2, 9]]), "'shape_type' is 'oriented_rectangle'"),
+        (shape("a", "mask", [[2, 2], [4, 4]], mask=png(np.ones((9, 9), bool))), "a mask of 9x9 pixels in a box of 3x3"),
+        (shape("a", "polygon", [[2, 2], [9, 2], [9, 9]], category=" "), "field 'category' is empty"),
+    ],
+)
+def test_labelme_shapes_that_cannot_be(tmp_path, clips, capsys, drawn, words):
+    source = labelme(tmp_path, {"00000": [drawn]})
+    labels("import", "labelme", source, "--frames", clips, "--out", tmp_path / "mine", status=2)
+    assert words in capsys.readouterr().err and not (tmp_path / "mine" / "train").exists()
+
+
+# names --------------------------------------------------------------------------------------------------------------
+
+ALIKE = ("dog_1", "dog 1", "?" * 300 + "1", "?" * 300 + "2")
+"""Names that a folder cannot have, or that become one when what it cannot have is taken out."""
+
+
+def alike_labelme(tmp_path, planes):
+    def corners(mask):
+        (top, left), (bottom, right) = np.argwhere(mask)[[0, -1]].tolist()
+        return [[left, top], [right + 1, top], [right + 1, bottom + 1], [left, bottom + 1]]
+
+    drawn = [shape(name, "polygon", corners(mask)) for name, mask in zip(ALIKE, planes, strict=True)]
+    return labelme(tmp_path, {"00000": [*drawn, shape("dog", "polygon", corners(planes[-1]), 1)]})
+
+
+def alike_studio(tmp_path, planes):
+    result = [brush(mask, n, name) for n, (name, mask) in enumerate(zip(ALIKE, planes, strict=True))]
+    task = {"data": {"image": "one/00000.jpg"}, "annotations": [{"completed_by": 1, "result": result}]}
+    return write_json(tmp_path / "tasks.json", [task])
+
+
+def alike_masks(tmp_path, planes):
+    for name, mask in zip(ALIKE, planes, strict=True):
+        folder = tmp_path / "drawn" / "one" / name[-200:]
+        folder.mkdir(parents=True)
+        Image.fromarray(mask.astype(np.uint8)).save(folder / "00000.png")
+    return tmp_path / "drawn"
+
+
+@pytest.mark.parametrize(
+    ("kind", "make"), [("labelme", alike_labelme), ("label_studio", alike_studio), ("masks", alike_masks)]
+)
+def test_objects_whose_names_look_alike_stay_apart(tmp_path, clips, kind, make):
+    drawn = [box(2, 3 + 7 * n, 9, 9 + 7 * n) for n in range(4)]
+    found = brought(tmp_path, kind, make(tmp_path, drawn), clips)["one"]
+    assert np.array_equal(found["dog_1"][0], drawn[0])
+    kept = [one[0].nonzero()[1].min() // 7 for one in found.values()]
+    assert sorted(kept) == ([0, 1, 2, 3, 3] if kind == "labelme" else [0, 1, 2, 3])
+
+
+def test_an_annotator_keeps_an_object_where_nobody_else_looked(tmp_path, clips):
+    def task(frame, *people):
+        made = [{"completed_by": who, "result": [brush(box(2, 2, 8, 8), 0, "dog")]} for who in people]
+        return {"data": {"image": f"one/{frame}.jpg"}, "annotations": made}
+
+    source = write_json(tmp_path / "tasks.json", [task("00000", 1, 2), task("00001", 1)])
+    found = brought(tmp_path, "label_studio", source, clips)["one"]
+    assert {name: [*masks] for name, masks in found.items()} == {"dog": [0, 1], "dog.2": [0]}
+
+
+def test_two_tracks_of_one_id_are_two_objects(tmp_path, clips):
+    source = studio_video(tmp_path, [key(1, True, 10.0)])
+    tasks = json.loads(source.read_text())
+    tasks[0]["annotations"][0]["result"].append(tasks[0]["annotations"][0]["result"][0])
+    assert len(brought(tmp_path, "label_studio", write_json(source, tasks), clips)["one"]) == 2
+
+
 # plain masks --------------------------------------------------------------------------------------------------------
 
 
@@ -528,6 +617,15 @@ def test_masks_as_numbers_and_as_folders(tmp_path, clips, capsys):
     wanted[-1] = False
     assert np.array_equal(found["one"]["1"][3], wanted) and np.array_equal(found["two"]["cat"][3], box(1, 1, 4, 7))
     assert "hold 255 beside object numbers" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".bmp", ".webp", ".jpg", ".JPG"])
+def test_masks_that_are_no_png_are_not_passed_over(tmp_path, clips, capsys, suffix):
+    (tmp_path / "drawn/one").mkdir(parents=True)
+    for name in ("00000.png", f"00001{suffix}"):
+        Image.fromarray(box(2, 2, 8, 8).astype(np.uint8)).save(tmp_path / "drawn/one" / name)
+    labels("import", "masks", tmp_path / "drawn", "--frames", clips, "--out", tmp_path / "mine", status=2)
+    assert f"one/00001{suffix}: masks must be PNG" in capsys.readouterr().err
 
 
 def test_one_video_is_named_after_what_is_around_it(tmp_path, clips):
@@ -564,6 +662,20 @@ def test_masks_of_numbers_where_nothing_is_lost(tmp_path):
         ("coco", lambda t: t["annotations"][0].update(segmentation={"size": [5, 5], "counts": "a"}), "mask of"),
         ("coco", lambda t: t["images"].append(t["images"][0]), "two images have one id"),
         ("coco", lambda t: t.pop("categories"), "'categories' is missing"),
+        ("coco", lambda t: t["annotations"][0].update(category_id=9), "'category_id' is 9, but the categories are"),
+        ("coco", lambda t: t["categories"][1].update(id=1), "two have the id 1"),
+        ("coco", lambda t: t["annotations"][1].update(id=1), "two annotations have the id 1"),
+        ("coco", lambda t: t["annotations"][0].update(track_id=3.0), "'track_id' must be int or str"),
+        ("coco", lambda t: t["images"][0].update(video_id="a"), "'video_id' must be int"),
+        ("coco", lambda t: t["annotations"][0].update(segmentation=[[[1, 1], [5, 5], [7, 9]]]), "must list polygons"),
+        ("coco", lambda t: t["annotations"][0].update(segmentation=[[1, 1, 5, 5, 7, 9, 2]]), "must list polygons"),
+        ("coco", lambda t: t["annotations"][3].update(bbox=[9, 9, -4, -4]), "'bbox' must be"),
+        ("coco", lambda t: t.update(expressions=[{"video_id": 1, "exp": "a dog"}]), "about video 1, which is not"),
+        ("youtube_vis", lambda t: t.update(expressions=[{"video_id": 2, "exp": "a"}]), "about video 2, which is not"),
+        ("youtube_vis", lambda t: t.update(expressions=[{"id": 1, "video_id": 1, "exp": "a"}] * 2), "have the id 1"),
+        ("youtube_vis", lambda t: t.update(expressions=[{"video_id": 1, "exp": " "}]), "field 'exp' is empty"),
+        ("youtube_vis", lambda t: t["annotations"][0].update(category_id=9), "'category_id' is 9"),
+        ("youtube_vis", lambda t: t["videos"][0].update(fps="25"), "mine/train: video one: field 'fps' must be int"),
         ("youtube_vis", lambda t: t["annotations"][0]["segmentations"].pop(), "5 segmentations for 6 frames"),
         ("youtube_vis", lambda t: t["annotations"][0].update(video_id=4), "video 4, which is not among the videos"),
         (
@@ -589,6 +701,7 @@ SENTENCES = {
     "video,exp\none,the dog, brown": "more cells than columns",
     "video,exp\none, ": "'exp' is empty",
     "video,exp,id\none,a,0\none,b,0": "two sentences with the id '0'",
+    "video,exp,id\none,a,b/c": "'b/c' is no plain name",
 }
 
 

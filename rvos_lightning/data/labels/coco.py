@@ -17,9 +17,11 @@ from rvos_lightning.data.labels.coco_records import (
     by_owner,
     categories_of,
     category_names,
+    category_of,
     category_rows,
     drawn,
     expression_rows,
+    expressions_in,
     mask_of,
     measures,
     object_name,
@@ -49,8 +51,9 @@ def read(source: Path, frames: Path, losses: Losses) -> Iterator[LabelledVideo]:
     images = {record["id"]: record for record in lists["images"]}
     tracks = {require(one, "id", int, f"{source}: tracks"): one for one in _optional(table, "tracks", source)}
     known = {require(one, "id", int, f"{source}: videos"): one for one in _optional(table, "videos", source)}
-    said = _optional(table, "expressions", source)
-    for key, group in _grouped(images, frames, source, losses).items():
+    groups = _grouped(images, frames, source, losses)
+    said = expressions_in(table, groups.keys(), source)
+    for key, group in groups.items():
         video = known.get(key, {}) if isinstance(key, int) else {}
         name = plain_name(str(video.get("name") or (f"video_{key}" if isinstance(key, int) else key)))
         builder = _Builder(source, frames, categories, losses)
@@ -84,7 +87,9 @@ def _grouped(
     for number, record in images.items():
         file = require(record, "file_name", str, f"{source}: image {number}")
         folder = str(PurePosixPath(file).parent)
-        groups.setdefault(record["video_id"] if type(record.get("video_id")) is int else folder, []).append(record)
+        video = record.get("video_id")
+        key = folder if video is None else require(record, "video_id", int, f"{source}: image {number}")
+        groups.setdefault(key, []).append(record)
     found: dict[int | str, list[dict[str, Any]]] = {}
     for key, group in groups.items():
         sizes = {(one.get("height"), one.get("width")) for one in group}
@@ -122,19 +127,23 @@ class _Builder:
     ) -> tuple[dict[str, Any], dict[int, str]]:
         """Objects by name, and names by track."""
         masks: dict[Any, dict[int, list[Any]]] = {number: {} for number in tracks}
-        kinds: dict[Any, str | None] = {n: self.categories.get(one.get("category_id")) for n, one in tracks.items()}
+        kinds = {
+            number: category_of(one, self.categories, f"{self.source}: track {number}")
+            for number, one in tracks.items()
+            if one.get("category_id") is not None
+        }
         single: set[Any] = set()
         for position, image in enumerate(images):
             size = self.size(image)
             for record in on.get(image["id"], ()):
                 place = f"{self.source}: annotation {record['id']}"
-                track = _track(record)
+                track = _track(record, place)
                 if track is None:
                     track = f"annotation {record['id']}"
                     single.add(track)
                 rle = mask_of(record, record.get("segmentation"), size, self.losses, place)
                 masks.setdefault(track, {}).setdefault(position, []).append(rle)
-                kinds.setdefault(track, self.categories.get(require(record, "category_id", int, place)))
+                kinds.setdefault(track, category_of(record, self.categories, place))
                 self.losses.say(KEYPOINTS, int(bool(record.get("keypoints"))))
                 self.losses.say(CROWDS, int(record.get("iscrowd") == 1))
         self.losses.say(UNTRACKED, len(single))
@@ -142,19 +151,19 @@ class _Builder:
         names: dict[int, str] = {}
         for track, own in masks.items():
             facts = tracks.get(track, {})
-            name = object_name(facts, kinds[track], str(track).removeprefix("annotation "), objects)
+            name = object_name(facts, kinds.get(track), str(track).removeprefix("annotation "), objects)
             seen = {at: united(some, self.size(images[at]), f"{self.source}: {name}") for at, some in own.items()}
             absent = {} if track in single else {at: None for at, one in enumerate(images) if not _skips(one, track)}
-            objects[name], names[track] = drawn(dict(sorted((absent | seen).items())), kinds[track], facts), name
+            objects[name], names[track] = drawn(dict(sorted((absent | seen).items())), kinds.get(track), facts), name
         return objects, names
 
 
-def _track(record: dict[str, Any]) -> int | str | None:
+def _track(record: dict[str, Any], place: str) -> int | str | None:
     attributes = record.get("attributes")
     for holder in (record, attributes if isinstance(attributes, dict) else {}):
         for field in ("track_id", "instance_id"):
-            if isinstance(holder.get(field), int | str) and not isinstance(holder[field], bool):
-                return holder[field]
+            if holder.get(field) is not None:
+                return require(holder, field, (int, str), place)
     return None
 
 

@@ -1,6 +1,6 @@
 """What COCO and YouTube-VIS files share: categories, segmentations, and the sentences that ours carry besides."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +40,15 @@ def by_owner(
         ids: kinds of an annotation's own id.
 
     Raises:
-        DataError: a field missing or of another kind, two owners of one id, or annotations of none of them.
+        DataError: a field missing or of another kind, two records of one id, or annotations of no owner.
     """
     own: dict[int, list[Any]] = {}
+    seen: set[int | str] = set()
     for record in annotations:
         number = require(record, "id", ids, f"{source}: annotations")
+        if number in seen:
+            raise DataError(f"{source}: two annotations have the id {number}; ids must be unique.")
+        seen.add(number)
         own.setdefault(require(record, f"{owner}_id", int, f"{source}: annotation {number}"), []).append(record)
     known = [require(record, "id", int, f"{source}: {owner}s") for record in owners]
     if len(set(known)) != len(known):
@@ -55,8 +59,30 @@ def by_owner(
 
 
 def category_names(records: Sequence[Any], place: str) -> dict[int, str]:
-    """Name by id."""
-    return {require(one, "id", int, place): require(one, "name", str, place) for one in records}
+    """Name by id.
+
+    Raises:
+        DataError: a field missing or of another kind, or two categories of one id.
+    """
+    names: dict[int, str] = {}
+    for one in records:
+        number = require(one, "id", int, place)
+        if number in names:
+            raise DataError(f"{place}: two have the id {number}; ids must be unique.")
+        names[number] = require(one, "name", str, place).strip() or UNNAMED
+    return names
+
+
+def category_of(record: Any, names: Mapping[int, str], place: str) -> str:
+    """The name of a record's category.
+
+    Raises:
+        DataError: the file lists no such category.
+    """
+    number = require(record, "category_id", int, place)
+    if number not in names:
+        raise DataError(f"{place}: field 'category_id' is {number}, but the categories are {str([*names])[:60]}.")
+    return names[number]
 
 
 def categories_of(videos: Iterable[LabelledVideo]) -> dict[str, int]:
@@ -72,6 +98,10 @@ def category_rows(ids: Mapping[str, int]) -> list[dict[str, Any]]:
 
 def mask_of(record: Mapping[str, Any], drawn: Any, size: Size, losses: Losses, place: str) -> Rle | None:
     """The mask of an annotation: polygons or run lengths `drawn`, else its box filled."""
+    if isinstance(drawn, list) and not all(_flat(part) for part in drawn):
+        raise DataError(
+            f"{place}: field 'segmentation' must list polygons, each [x, y, x, y, ...], found {str(drawn)[:60]}."
+        )
     if drawn:
         rle = segmentation(drawn, size, place)
         losses.say(POLYGONS, int(isinstance(drawn, list)))
@@ -82,15 +112,16 @@ def mask_of(record: Mapping[str, Any], drawn: Any, size: Size, losses: Losses, p
     box = record.get("bbox")
     if box is None:
         return None
-    if not isinstance(box, list) or len(box) != 4 or not all(_number(value) for value in box):
+    if not isinstance(box, list) or len(box) != 4 or not _flat(box) or min(box[2:]) < 0:
         raise DataError(f"{place}: field 'bbox' must be [x, y, width, height], found {str(box)[:60]}.")
     left, top, width, height = box
     losses.say(BOXES)
     return polygon(turned_box((left, top, left + width, top + height), 0, (left, top)), size, place)
 
 
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _flat(part: Any) -> bool:
+    """Whether it lists pairs of numbers."""
+    return isinstance(part, list) and len(part) % 2 == 0 and all(type(value) in (int, float) for value in part)
 
 
 def text_of(rle: Rle) -> dict[str, Any]:
@@ -145,14 +176,33 @@ def expression_rows(videos: Sequence[LabelledVideo], tracks: Mapping[tuple[str, 
     return rows
 
 
+def expressions_in(table: Mapping[str, Any], videos: Container[int], path: Path) -> list[Any]:
+    """A file's sentences.
+
+    Raises:
+        DataError: no list, or one about none of the videos.
+    """
+    records = require(table, "expressions", list, str(path)) if "expressions" in table else []
+    for record in records:
+        if (video := require(record, "video_id", int, f"{path}: expressions")) not in videos:
+            raise DataError(f"{path}: expressions about video {video}, which is not among the videos.")
+    return records
+
+
 def sentences_of(records: Sequence[Any], video: int, names: Mapping[int, str], path: Path) -> dict[str, Sentence]:
-    """The sentences of one video; `names`: id of an object by its track's number."""
+    """The sentences of one video; `names`: id of an object by its track's number.
+
+    Raises:
+        DataError: a field missing or of another kind, an id twice, or a track that is none of the video's.
+    """
     found: dict[str, Sentence] = {}
     for record in records:
         place = f"{path}: expressions"
-        if require(record, "video_id", int, place) != video:
+        if record["video_id"] != video:
             continue
         key = plain_name(str(record.get("id", len(found))))
+        if key in found:
+            raise DataError(f"{place}: two of video {video} have the id {key}; ids must be unique.")
         ids = require(record, "track_ids", list, place) if "track_ids" in record else None
         if lost := [each for each in ids or () if type(each) not in (int, str) or each not in names]:
             raise DataError(f"{place}, {key}: track {str(lost[0])[:40]} is none of its video's.")

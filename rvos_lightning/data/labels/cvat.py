@@ -253,7 +253,9 @@ def _filled(
 
 
 def _between(one: Sequence[float], other: Sequence[float], share: float) -> list[float]:
-    return [a + (b - a) * share for a, b in zip(one, other, strict=True)]
+    """A box on its way to another; it turns the shorter way round."""
+    *ways, turn = (b - a for a, b in zip(one, other, strict=True))
+    return [a + way * share for a, way in zip(one, (*ways, (turn + 180) % 360 - 180), strict=True)]
 
 
 def _attributes(track: ElementTree.Element) -> dict[str, str]:

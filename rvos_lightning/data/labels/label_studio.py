@@ -29,6 +29,7 @@ from rvos_lightning.data.labels.video import (
     ellipse,
     encode,
     plain_name,
+    plain_names,
     polygon,
     turned_box,
     united,
@@ -51,7 +52,7 @@ class _Work:
 
     footage: Footage
     masks: dict[tuple[str, str | None], dict[int, list[Rle | None]]] = field(default_factory=dict)
-    tracks: dict[tuple[str, str | None], dict[int, Rle | None]] = field(default_factory=dict)
+    tracks: list[tuple[str, DrawnObject]] = field(default_factory=list)
     kinds: dict[tuple[str, str | None], str | None] = field(default_factory=dict)
     looked: dict[str | None, set[int]] = field(default_factory=dict)
     skipped: dict[int, set[str]] = field(default_factory=dict)
@@ -67,6 +68,8 @@ def read(source: Path, frames: Path, losses: Losses) -> Iterator[LabelledVideo]:
     if not isinstance(tasks, list):
         raise DataError(f"{source}: must hold a list of tasks. Export the project as JSON.")
     work: dict[str, _Work] = {}
+    # of the whole file: an object must not change its owner with the number of people that looked at a picture
+    authors = {_author(one) for task in tasks for one in _kept(task)}
     for number, task in enumerate(tasks):
         place = f"{source}: task {task.get('id', number) if isinstance(task, dict) else number}"
         data = require(task, "data", dict, place)
@@ -76,9 +79,8 @@ def read(source: Path, frames: Path, losses: Losses) -> Iterator[LabelledVideo]:
         if video not in work:
             work[video] = _Work(find(frames, video))
         position = None if frame is None else _position(work[video].footage, frame, place)
-        kept = [one for one in task["annotations"] if isinstance(one, dict) and not one.get("was_cancelled")]
+        kept = _kept(task)
         losses.say(CANCELLED, len(task["annotations"]) - len(kept))
-        authors = {_author(one) for one in kept}
         for one in kept:
             who = _author(one) if len(authors) > 1 or isinstance(one.get("meta"), dict) else None
             _take(work[video], one, who, position, losses, place)
@@ -86,6 +88,12 @@ def read(source: Path, frames: Path, losses: Losses) -> Iterator[LabelledVideo]:
             work[video].skipped[position] = {str(each) for each in data["unlabelled"]}
     for video, own in work.items():
         yield _video(plain_name(video), own, losses)
+
+
+def _kept(task: Any) -> list[dict[str, Any]]:
+    given = task.get("annotations") if isinstance(task, dict) else None
+    made = given if isinstance(given, list) else []
+    return [one for one in made if isinstance(one, dict) and not one.get("was_cancelled")]
 
 
 def _whose(data: Mapping[str, Any], place: str) -> tuple[str, str | None]:
@@ -148,15 +156,15 @@ def _take(
         labels = value.get("labels") if kind == "videorectangle" else value.get(kind)
         label = str(labels[0]) if isinstance(labels, list) and labels else None
         if kind == "videorectangle":
-            key = (plain_name(f"{label or 'object'}_{result.get('id', len(work.tracks))}"), who)
-            work.tracks[key], work.kinds[key] = track_masks(value, work.footage, losses, where), label
+            name = f"{label or 'object'}_{result.get('id', len(work.tracks))}"
+            work.tracks.append((name, DrawnObject(track_masks(value, work.footage, losses, where), label, who)))
             continue
         if position is None:
             raise DataError(f"{where}: a {kind} on a film; regions belong to pictures.")
         meta = result.get("meta")
         own = meta.get("object") if isinstance(meta, dict) else None
         losses.say(JOINED, int(not isinstance(own, str)))
-        key = (plain_name(own if isinstance(own, str) and own else label or "object"), who)
+        key = (own if isinstance(own, str) and own else label or "object", who)
         mask = _region(kind, value, result, work.footage.size, losses, where)
         work.masks.setdefault(key, {}).setdefault(position, []).append(mask)
         work.kinds[key] = label if not (isinstance(meta, dict) and meta.get("category") == "") else None
@@ -196,21 +204,22 @@ def _region(
 
 def _video(video: str, work: _Work, losses: Losses) -> LabelledVideo:
     size = work.footage.size
-    objects: dict[str, DrawnObject] = {}
+    drawn: list[tuple[str, DrawnObject]] = []
     for (key, who), own in sorted(work.masks.items(), key=lambda entry: (entry[0][0], entry[0][1] or "")):
         looked = [at for at in work.looked[who] if key not in work.skipped.get(at, ())]
         masks = {at: united(own.get(at, []), size, f"video {video}, object {key}") for at in sorted({*looked, *own})}
-        _add(objects, key, DrawnObject(masks, work.kinds[key, who], who))
-    for (key, who), track in work.tracks.items():
-        _add(objects, key, DrawnObject(track, work.kinds[key, who], who))
+        drawn.append((key, DrawnObject(masks, work.kinds[key, who], who)))
+    objects = _named([*drawn, *work.tracks])
     files = tuple(f"{video}/{name}" for name in work.footage.files)
     return LabelledVideo(video, work.footage.frames, size, objects, {}, files, work.footage.pictures, work.footage.film)
 
 
-def _add(objects: dict[str, DrawnObject], key: str, one: DrawnObject) -> None:
+def _named(drawn: Sequence[tuple[str, DrawnObject]]) -> dict[str, DrawnObject]:
     """Two annotators' drawings of one thing are two objects."""
-    name = key if key not in objects else plain_name(f"{key}.{one.annotator or len(objects)}")
-    objects[name] = one
+    wanted: dict[int, str] = {}
+    for number, (key, one) in enumerate(drawn):
+        wanted[number] = key if key not in wanted.values() else f"{key}.{one.annotator or number}"
+    return {name: drawn[number][1] for number, name in plain_names(wanted).items()}
 
 
 def write(videos: Sequence[LabelledVideo], out: Path, losses: Losses) -> None:

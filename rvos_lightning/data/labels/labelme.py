@@ -29,6 +29,7 @@ from rvos_lightning.data.labels.video import (
     ellipse,
     encode,
     plain_name,
+    plain_names,
     polygon,
     turned_box,
     united,
@@ -41,7 +42,7 @@ from rvos_lightning.data.sources.frame_names import natural
 from rvos_lightning.data.sources.mask_pictures import Size, decode_ids
 from rvos_lightning.data.sources.rle import Rle
 
-OTHERS = "{} shapes that enclose no area (points, lines) were left out"
+OTHERS = "{} shapes that enclose no area of their picture (points, lines, such as lie outside it) were left out"
 UNGROUPED = "{} shapes had no group: those of one label became one object a video"
 
 
@@ -70,8 +71,8 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _video(name: str, folder: Path, files: Sequence[Path], footage: Footage, losses: Losses) -> LabelledVideo:
-    masks: dict[str, dict[int, list[Rle | None]]] = {}
-    facts: dict[str, Mapping[str, Any]] = {}
+    masks: dict[tuple[str, int | str | None], dict[int, list[Rle | None]]] = {}
+    facts: dict[tuple[str, int | str | None], Mapping[str, Any]] = {}
     looked: dict[int, set[str]] = {}
     for path in files:
         record = read_json(path)
@@ -91,34 +92,36 @@ def _video(name: str, folder: Path, files: Sequence[Path], footage: Footage, los
         looked[position] = {str(each) for each in skipped} if isinstance(skipped, list) else set()
         absent = record.get("absent")
         for one in absent if isinstance(absent, list) else ():
-            masks.setdefault(_name(one, str(path)), {})
-            facts.setdefault(_name(one, str(path)), one)
+            masks.setdefault(_key(one, str(path)), {})
+            facts.setdefault(_key(one, str(path)), one)
         for number, shape in enumerate(require(record, "shapes", list, str(path))):
             place = f"{path}: shape {number}"
-            require(shape, "label", str, place)
+            key = _key(shape, place)
             losses.say(UNGROUPED, int(shape.get("group_id") is None and not isinstance(shape.get("object"), str)))
             drawn = _area(shape, footage.size, losses, place)
+            losses.say(OTHERS, int(drawn is None))
             if drawn is not None:
-                masks.setdefault(_name(shape, place), {}).setdefault(position, []).append(drawn)
-                facts.setdefault(_name(shape, place), shape)
+                masks.setdefault(key, {}).setdefault(position, []).append(drawn)
+                facts.setdefault(key, shape)
     losses.say("{} pictures have no JSON file: they count as not looked at", len(footage.frames) - len(looked))
     objects = {}
-    for key, own in sorted(masks.items()):
+    names = plain_names({key: key[0] if key[1] is None else f"{key[0]}_{key[1]}" for key in masks})
+    for key, own in sorted(masks.items(), key=lambda entry: names[entry[0]]):
         seen = {
-            at: united(own.get(at, []), footage.size, str(folder)) for at in sorted(looked) if key not in looked[at]
+            at: united(own.get(at, []), footage.size, str(folder)) for at in sorted(looked) if key[0] not in looked[at]
         }
         category, who = facts[key].get("category", facts[key]["label"]), facts[key].get("annotator")
-        objects[key] = DrawnObject(seen, category or None, who if isinstance(who, str) and who else None)
+        objects[names[key]] = DrawnObject(seen, category or None, who if isinstance(who, str) and who else None)
     pictures = tuple(f"{name}/{file}" for file in footage.files)
     return LabelledVideo(name, footage.frames, footage.size, objects, {}, pictures, footage.pictures, footage.film)
 
 
-def _name(shape: Any, place: str) -> str:
+def _key(shape: Any, place: str) -> tuple[str, int | str | None]:
+    """An object: its own name, or label and group."""
     label = require(shape, "label", str, place)
     if isinstance(shape.get("object"), str):
-        return plain_name(shape["object"])
-    group = shape.get("group_id")
-    return plain_name(label if group is None else f"{label}_{group}")
+        return shape["object"], None
+    return label, None if shape.get("group_id") is None else require(shape, "group_id", (int, str), place)
 
 
 def _area(shape: Mapping[str, Any], size: Size, losses: Losses, place: str) -> Rle | None:
@@ -127,9 +130,10 @@ def _area(shape: Mapping[str, Any], size: Size, losses: Losses, place: str) -> R
     if not all(isinstance(p, list) and len(p) == 2 and all(type(n) in (int, float) for n in p) for p in points):
         raise DataError(f"{place}: field 'points' must list [x, y], found {str(points)[:60]}.")
     within("polygon_numbers", 2 * len(points), place)
-    if kind not in ("polygon", "rectangle", "circle", "mask"):
-        losses.say(OTHERS)
+    if kind in ("point", "points", "line", "linestrip"):
         return None
+    if kind not in ("polygon", "rectangle", "circle", "mask"):
+        raise DataError(f"{place}: field 'shape_type' is {str(kind)[:30]!r}; use polygon, rectangle, circle, mask.")
     if kind in ("circle", "mask") and len(points) != 2:
         raise DataError(f"{place}: a {kind} has two points, found {len(points)}.")
     if kind == "mask":
@@ -157,6 +161,10 @@ def _mask(shape: Mapping[str, Any], points: Sequence[Sequence[float]], size: Siz
     ids = decode_ids(data, place) > 0
     plane = np.zeros(size, bool)
     left, top = (int(min(point[axis] for point in points)) for axis in (0, 1))
+    box = tuple(int(max(point[axis] for point in points)) - least + 1 for axis, least in ((1, top), (0, left)))
+    if any(abs(side - other) > 1 for side, other in zip(box, ids.shape, strict=True)):
+        have = ids.shape
+        raise DataError(f"{place}: a mask of {have[1]}x{have[0]} pixels in a box of {box[1]}x{box[0]}; draw it again.")
     inside = ids[max(0, -top) : max(0, size[0] - top), max(0, -left) : max(0, size[1] - left)]
     top, left = max(0, top), max(0, left)
     plane[top : top + inside.shape[0], left : left + inside.shape[1]] = inside

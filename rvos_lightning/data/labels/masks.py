@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from rvos_lightning.data.errors import DataError
 from rvos_lightning.data.labels.footage import Footage, find, name_of
 from rvos_lightning.data.labels.sentences import write_sentences
-from rvos_lightning.data.labels.video import DrawnObject, LabelledVideo, Losses, decode, encode, plain_name
+from rvos_lightning.data.labels.video import DrawnObject, LabelledVideo, Losses, decode, encode, plain_name, plain_names
 from rvos_lightning.data.readers.annotation_files import read_text
 from rvos_lightning.data.sources.file_tree import left_by_desktops
 from rvos_lightning.data.sources.mask_pictures import decode_ids, palette
@@ -24,6 +24,8 @@ VOID = 255
 TABLE, COLUMNS = "objects.csv", ("video", "number", "object", "category", "annotator")
 LEFT_OUT = "pixels of {} masks hold 255 beside object numbers: void, which counts as background here"
 MOST = 254
+NO_NUMBERS = (".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".npy", ".npz", ".mat")
+"""Files that somebody may have taken masks for; other files are none."""
 
 
 def read(source: Path, frames: Path, losses: Losses) -> Iterator[LabelledVideo]:
@@ -49,6 +51,8 @@ def read(source: Path, frames: Path, losses: Losses) -> Iterator[LabelledVideo]:
         named = {}
         for key, masks in drawn.items():
             name, category, who = known.get((folder.name, key), (key, None, None))
+            if name in named:
+                raise DataError(f"{source / TABLE}: two objects of video {folder.name} are called {name!r}.")
             named[name] = DrawnObject(masks, category, who)
         name = plain_name(name_of(source, frames) if folder == source else folder.name)
         files = tuple(f"{name}/{file}" for file in footage.files)
@@ -64,8 +68,10 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _masks(folder: Path) -> list[Path]:
-    files = (one for one in folder.iterdir() if one.suffix.lower() == ".png" and not left_by_desktops(one.name))
-    return sorted(one for one in files if one.is_file())
+    files = [one for one in folder.iterdir() if not left_by_desktops(one.name) and one.is_file()]
+    if strange := sorted(one for one in files if one.suffix.lower() in NO_NUMBERS):
+        raise DataError(f"{strange[0]}: masks must be PNG, where a value is an object's number. Save it as PNG.")
+    return sorted(one for one in files if one.suffix.lower() == ".png")
 
 
 def _position(path: Path, footage: Footage) -> int:
@@ -105,7 +111,8 @@ def _numbered(files: Sequence[Path], footage: Footage, losses: Losses) -> dict[s
 
 def _separate(folder: Path, footage: Footage) -> dict[str, dict[int, Rle | None]]:
     found = {}
-    for place in _folders(folder):
+    names = plain_names({place: place.name for place in _folders(folder)})
+    for place, name in names.items():
         own = {}
         for path in _masks(place):
             ids = _ids(path, footage)
@@ -115,7 +122,7 @@ def _separate(folder: Path, footage: Footage) -> dict[str, dict[int, Rle | None]
                 )
             own[_position(path, footage)] = encode(ids > 0)
         if own:
-            found[plain_name(place.name)] = dict(sorted(own.items()))
+            found[name] = dict(sorted(own.items()))
     return found
 
 

@@ -44,8 +44,13 @@ def read_annotations(path: Path) -> list[OwnVideo]:
             f"{path}: missing; it lists the videos of this split (docs/own_data.md). "
             "`rvos sample --layout own --out FOLDER` writes an example."
         )
-    videos = require(read_json(path), "videos", dict, str(path))
-    return [_video(name, entry, f"{path}: video {name}") for name, entry in videos.items()]
+    return videos_in(read_json(path), path)
+
+
+def videos_in(content: Any, place: str | Path) -> list[OwnVideo]:
+    """All videos that the content of such a file lists; raises as `read_annotations`."""
+    videos = require(content, "videos", dict, str(place))
+    return [_video(name, entry, f"{place}: video {name}") for name, entry in videos.items()]
 
 
 def _video(name: str, entry: Any, place: str) -> OwnVideo:

@@ -1,5 +1,6 @@
 """A split of one's own videos as a folder: written from, and read into, labelled videos."""
 
+import math
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -9,9 +10,19 @@ import numpy as np
 
 from rvos_lightning.data.errors import DataError
 from rvos_lightning.data.labels.footage import picture_size
-from rvos_lightning.data.labels.own import FILE, FRAMES, MASKS, OwnObject, OwnVideo, read_annotations, write_annotations
+from rvos_lightning.data.labels.own import (
+    FILE,
+    FRAMES,
+    MASKS,
+    OwnObject,
+    OwnVideo,
+    read_annotations,
+    videos_in,
+    write_annotations,
+)
 from rvos_lightning.data.labels.video import PICTURES, DrawnObject, LabelledVideo, decode, encode, plain_name
 from rvos_lightning.data.limits import open_picture
+from rvos_lightning.data.readers.annotation_files import read_json
 from rvos_lightning.data.sources.file_tree import FileTree, Folder, open_tree
 from rvos_lightning.data.sources.mask_pictures import Size, decode_ids
 from rvos_lightning.data.whole import whole_folder
@@ -21,7 +32,8 @@ def write_split(folder: Path, videos: Sequence[LabelledVideo]) -> None:
     """A split's folder, made aside and moved to its place when it is whole.
 
     Raises:
-        DataError: the folder holds something, two videos have one name, or frames cannot be read.
+        DataError: the folder holds something, two videos have one name, frames cannot be read, or the layout has no
+            place for what is said of them.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder}: is there already, and nothing is overwritten. Give a new --out or --split.")
@@ -32,6 +44,7 @@ def write_split(folder: Path, videos: Sequence[LabelledVideo]) -> None:
         for name in (FRAMES, MASKS):
             (partial / name).mkdir(parents=True)
         write_annotations(partial / FILE, iter([_write(partial, video) for video in videos]))
+        videos_in(read_json(partial / FILE), folder)  # what a tool may say and our layout does not is no split of ours
 
 
 def _write(folder: Path, video: LabelledVideo) -> OwnVideo:
@@ -121,16 +134,18 @@ def shares(videos: Sequence[LabelledVideo], split: str) -> dict[str, list[Labell
     """`train`, or `train=8,val=1,test=1`: which videos go where, by a fixed shuffle of their names.
 
     Raises:
-        DataError: shares that are no positive numbers, or more splits than videos.
+        DataError: a split twice, shares that are no positive numbers, or more splits than videos.
     """
     import hashlib
 
-    parts = dict((piece.partition("=")[0].strip(), piece.partition("=")[2] or "1") for piece in split.split(","))
+    pieces = [piece.partition("=") for piece in split.split(",")]
+    parts = {name.strip(): share or "1" for name, _, share in pieces}
     try:
         weights = {plain_name(name): float(weight) for name, weight in parts.items()}
     except ValueError:
         weights = {}
-    if not weights or min(weights.values()) <= 0 or any(plain_name(name) != name for name in parts):
+    plain = len(weights) == len(pieces) and all(plain_name(name) == name for name in parts)
+    if not plain or not all(0 < weight < math.inf for weight in weights.values()):
         raise DataError(f"--split {split}: give a name (train), or names with shares: train=8,val=1,test=1")
     if len(videos) < len(weights):
         raise DataError(f"--split {split}: {len(videos)} videos cannot fill {len(weights)} splits.")

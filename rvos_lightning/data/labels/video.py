@@ -2,9 +2,10 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -14,6 +15,7 @@ from rvos_lightning.data.sources.frame_names import FILMS as FILMS
 from rvos_lightning.data.sources.mask_pictures import Size
 from rvos_lightning.data.sources.rle import Rle, polygons, union_into
 
+Key = TypeVar("Key", bound=Hashable)
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".JPG", ".JPEG", ".PNG", ".BMP", ".WEBP")
 
 
@@ -159,3 +161,14 @@ def plain_name(text: str) -> str:
     """A name fit for a folder: no slashes, dots in front, or signs that a file system refuses."""
     kept = "".join(sign if sign.isalnum() or sign in "-_. " else "_" for sign in text).strip(" .")
     return kept.replace(" ", "_")[:120] or "video"
+
+
+def plain_names(wanted: Mapping[Key, str]) -> dict[Key, str]:
+    """A plain name for each key, no two alike: names that are plain already stay, others make way."""
+    found: dict[Key, str] = {}
+    for key, text in sorted(wanted.items(), key=lambda entry: plain_name(entry[1]) != entry[1]):
+        name = plain_name(text)
+        while name in found.values():
+            name += "_"
+        found[key] = name
+    return {key: found[key] for key in wanted}

@@ -15,9 +15,11 @@ from rvos_lightning.data.labels.coco_records import (
     by_owner,
     categories_of,
     category_names,
+    category_of,
     category_rows,
     drawn,
     expression_rows,
+    expressions_in,
     mask_of,
     measures,
     object_name,
@@ -41,7 +43,7 @@ def read(source: Path, frames: Path, losses: Losses) -> Iterator[LabelledVideo]:
     records = {name: require(table, name, list, str(source)) for name in ("videos", "annotations", "categories")}
     names = category_names(records["categories"], f"{source}: categories")
     own = by_owner(records["videos"], records["annotations"], "video", source)
-    said = require(table, "expressions", list, str(source)) if "expressions" in table else []
+    said = expressions_in(table, {record["id"] for record in records["videos"]}, source)
     for record in records["videos"]:
         yield _video(record, own.get(record["id"], []), names, said, source, frames, losses)
 
@@ -63,7 +65,7 @@ def _video(
         parts = require(one, "segmentations", list, where)
         if len(parts) != len(files):
             raise DataError(f"{where}: {len(parts)} segmentations for {len(files)} frames.")
-        category = categories.get(require(one, "category_id", int, where))
+        category = category_of(one, categories, where)
         boxes = one.get("bboxes") or [None] * len(parts)
         skipped = positions(one.get("unlabelled"), len(files), where)
         masks = {}

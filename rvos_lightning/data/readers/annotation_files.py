@@ -86,7 +86,7 @@ def _decode(content: bytes, place: str | Path) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{place}: not UTF-8 text ({error}). Download it again.") from error
+        raise DataError(f"{place}: not UTF-8 text ({error}). Save it as UTF-8, or get it again.") from error
 
 
 def require(record: Any, field: str, kind: type | tuple[type, ...], place: str) -> Any:
