@@ -2,10 +2,11 @@
 
 Opens every split that a data configuration uses, compares counts with the published ones, looks for missing and
 unreadable files, masks that do not fit, repeated ids and empty expressions, and says what each gap blocks.
-Exit status: 0 nothing is blocked, 1 something is (with --strict: anything at all was found), 2 wrong usage.
+Exit status: 0 nothing is blocked, 1 something is (with --strict: anything at all was found) or no split was named,
+2 wrong usage.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from os import cpu_count
@@ -19,6 +20,8 @@ from rvos_lightning.run.terminal import console
 ROLES = {"train": "train", "val": "validate", "test": "validate", "predict": "submit"}
 """What the trainer's splits are for, in the doctor's words."""
 
+TASKS = tuple(dict.fromkeys(ROLES.values()))
+
 
 class Finding(NamedTuple):
     """A problem of a split."""
@@ -31,8 +34,9 @@ def main(args: Sequence[str] | None = None) -> int:
     """Examines and prints; returns the exit status."""
     options, data = parse(args)
     findings, facts = diagnose(data, options.fast)
-    show(findings, facts, options.rows)
-    return int(any(finding.problem.blocks or options.strict for finding in findings))
+    asked = tasks(data)
+    show(findings, facts, options.rows, asked)
+    return int(not asked or any(finding.problem.blocks or options.strict for finding in findings))
 
 
 def parse(args: Sequence[str] | None) -> tuple[Any, Any]:
@@ -96,6 +100,12 @@ def splits(data: Any) -> dict[str, list[str]]:
     return out
 
 
+def tasks(data: Any) -> set[str]:
+    """What the splits of a data module, or of any source of a mixture, are for."""
+    sources = getattr(data, "sources", {}).values()
+    return {ROLES[role] for one in sources or [data] for roles in splits(one).values() for role in roles}
+
+
 def as_problem(error: DataError, blocks: tuple[str, ...]) -> Problem:
     """An error as a problem; its message already names place and remedy."""
     place, _, rest = str(error).partition(": ")
@@ -115,8 +125,8 @@ def examined(reader: Reader, fast: bool) -> Iterator[Problem]:
             yield from problems
 
 
-def show(findings: Sequence[Finding], facts: Sequence[str], rows: int) -> None:
-    """The table, what was read, and what can be done with it."""
+def show(findings: Sequence[Finding], facts: Sequence[str], rows: int, asked: Collection[str]) -> None:
+    """The table, what was read, and what can be done with it; `asked`: tasks that have a split."""
     from rich.table import Table
     from rich.text import Text
 
@@ -137,5 +147,6 @@ def show(findings: Sequence[Finding], facts: Sequence[str], rows: int) -> None:
                 table.add_row(Text(split), f"... and {count - rows} more", "", "", "--rows shows more")
         out.print(table)
     blocked = {block for finding in findings for block in finding.problem.blocks}
-    verdict = [f"{task}: {'NO' if task in blocked else 'yes'}" for task in ("train", "validate", "submit")]
+    said = {task: "NO" if task in blocked else "yes" if task in asked else "no split" for task in TASKS}
+    verdict = [f"{task}: {word}" for task, word in said.items()]
     out.print(Text("   ".join(verdict)))

@@ -278,3 +278,12 @@ def test_one_mask_for_a_video_bears_its_frames_name(tmp_path):
     write_json(tmp_path / "expressions.json", clip)
     with pytest.raises(Refused, match="named after no frame: first.png"):
         ClipWithMasksReader(tmp_path, "val")
+
+
+def test_masks_that_are_no_png_among_png_are_refused(tmp_path):
+    own(tmp_path, grey(1))
+    with Image.open(tmp_path / "masks/00002.png") as image:
+        image.save(tmp_path / "masks/00002.tif")
+    (tmp_path / "masks/00002.png").unlink()
+    with pytest.raises(Refused, match=r"1 files are no PNG, the first: 00002\.tif"):
+        ClipWithMasksReader(tmp_path, "val")

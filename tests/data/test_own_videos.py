@@ -201,3 +201,26 @@ def test_the_example_is_sound(tmp_path, capsys):
     reader = data.OwnVideos(tmp_path / "x").open("train")
     planes = [reader.truth.read(reader.videos[0], item, range(8), (48, 48))[0] for item in reader.items]
     assert len(planes) == 4 and {item.subsets[0] for item in reader.items} == {"by_anna", "by_ben"}
+
+
+def test_the_doctor_says_yes_to_no_split_that_nobody_named(root, capsys):
+    null = [word for split in ("train", "test", "predict") for word in (f"--data.{split}_split", "null")]
+    words = ["-c", "configs/data/own.yaml", "--data.root", str(root), *null]
+    assert main(words) == 0
+    assert "train: no split   validate: yes   submit: no split" in capsys.readouterr().out
+    assert main([*words, "--data.val_split", "null"]) == 1
+    assert "train: no split   validate: no split   submit: no split" in capsys.readouterr().out
+
+
+def test_a_wrong_value_of_a_data_set_is_named_in_full(root, capsys):
+    with pytest.raises(SystemExit):
+        main(["-c", "configs/data/own.yaml", "--data.root", str(root), "--data.items", "sentences"])
+    said = capsys.readouterr().err
+    assert "wrong value for data.items\n  value     sentences\n  expected  one of: expressions, objects" in said
+
+
+@pytest.mark.parametrize("name", ["00003.PNG", "00003.tif"])
+def test_a_mask_of_another_suffix_is_not_taken_for_another_number(root, name):
+    (root / "val/masks/one/a/00003.png").rename(root / "val/masks/one/a" / name)
+    with pytest.raises(Refused, match=rf"the first: {name}.*its name ends with \.png in small letters"):
+        OwnReader(root, "val")

@@ -17,15 +17,13 @@ from rvos_lightning.data.labels.sentences import write_sentences
 from rvos_lightning.data.labels.video import DrawnObject, LabelledVideo, Losses, decode, encode, plain_name, plain_names
 from rvos_lightning.data.readers.annotation_files import read_text
 from rvos_lightning.data.sources.file_tree import left_by_desktops
-from rvos_lightning.data.sources.mask_pictures import decode_ids, palette
+from rvos_lightning.data.sources.mask_pictures import NO_NUMBERS, decode_ids, palette
 from rvos_lightning.data.sources.rle import Rle
 
 VOID = 255
 TABLE, COLUMNS = "objects.csv", ("video", "number", "object", "category", "annotator")
 LEFT_OUT = "pixels of {} masks hold 255 beside object numbers: void, which counts as background here"
 MOST = 254
-NO_NUMBERS = (".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".npy", ".npz", ".mat")
-"""Files that somebody may have taken masks for; other files are none."""
 
 
 def read(source: Path, frames: Path, losses: Losses) -> Iterator[LabelledVideo]:

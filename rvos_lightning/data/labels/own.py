@@ -81,7 +81,7 @@ def _frames(names: list[Any], place: str) -> tuple[str, ...]:
     within("video_frames", len(names), place)
     for name in names:
         if not isinstance(name, str):
-            raise DataError(f"{place}: field 'frames' must hold names of pictures, found {str(name)[:40]!r}.")
+            raise DataError(f"{place}: field 'frames' must hold names of pictures, found {repr(name)[:40]}.")
         _named(name, f"{place}, field 'frames'")
     if not names or len(set(names)) != len(names):
         raise DataError(f"{place}: field 'frames' {'lists a frame twice' if names else 'is empty'}.")
@@ -98,7 +98,7 @@ def _sentence(record: Any, objects: dict[str, OwnObject], place: str) -> Sentenc
         meant = tuple(require(record, "objects", list, place))
         for each in meant:
             if not isinstance(each, str) or each not in objects:
-                has = ", ".join(list(objects)[:6]) or "none"
+                has = ", ".join(map(repr, list(objects)[:6])) or "none"
                 raise DataError(f"{place}: field 'objects' names {each!r}, but the video has the objects: {has}.")
         if len(set(meant)) != len(meant):
             raise DataError(f"{place}: field 'objects' names an object twice.")

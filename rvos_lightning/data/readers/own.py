@@ -302,9 +302,11 @@ def _strangers(place: str, files: Sequence[str], frames: Sequence[str], blocks: 
     """Files that are no mask of a frame."""
     known = {f"{frame}.png" for frame in frames}
     if lost := [name for name in files if name not in known]:
-        stems = [name[:-4] for name in files if name.lower().endswith(".png")]
+        stems = [name[:-4] for name in files if name.endswith(".png")]
         what = f"{len(lost)} of {len(files)} files are masks of no frame, the first: {lost[0]}"
-        yield Problem(place, what, renaming(stems or list(files), frames), blocks)
+        others = sum(not name.endswith(".png") for name in lost)
+        remedy = "A mask is a PNG, and its name ends with .png in small letters." if others else renaming(stems, frames)
+        yield Problem(place, what, remedy, blocks)
 
 
 def _items(listed: Sequence[OwnVideo], kind: Items) -> Iterator[Item]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from rvos_lightning.data.problems import Problem
 from rvos_lightning.data.reader import DataError
-from rvos_lightning.data.sources.image_files import Size, decode_ids
+from rvos_lightning.data.sources.mask_pictures import NO_NUMBERS, Size, decode_ids
 
 BLOCKS = ("train", "validate")
 SHOWN = 6
@@ -23,6 +23,10 @@ def mask_files(place: Path) -> dict[str, Path]:
 def _pictures(place: Path) -> list[Path]:
     files = [place] if place.is_file() else sorted(place.iterdir())
     return [path for path in files if path.suffix.lower() == ".png" and not path.name.startswith(".")]
+
+
+def _no_numbers(path: Path) -> bool:
+    return path.suffix.lower() in NO_NUMBERS and not path.name.startswith(".")
 
 
 def mask_problems(
@@ -43,6 +47,10 @@ def mask_problems(
         what = f"no PNG file in it; found {', '.join(others[:SHOWN]) or 'nothing'}"
         yield Problem(str(place), what, "Save masks as PNG; JPEG changes values, so numbers are lost.", BLOCKS)
         return
+    strange = sorted(path.name for path in place.iterdir() if _no_numbers(path)) if place.is_dir() else []
+    if strange:
+        what = f"{len(strange)} files are no PNG, the first: {strange[0]}"
+        yield Problem(str(place), what, "Masks of one folder are PNG files: save them as such, or move them.", BLOCKS)
     named_twice = [path for path in _pictures(place) if files[path.stem] != path]
     if named_twice:
         what = f"two masks of one frame: {named_twice[0].name} and {files[named_twice[0].stem].name}"

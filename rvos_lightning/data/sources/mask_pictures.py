@@ -9,6 +9,9 @@ from rvos_lightning.data.errors import DataError
 from rvos_lightning.data.limits import open_picture
 
 SCALED = {b"\x02": 85, b"\x04": 17}  # by bit depth, byte 24 of a PNG
+NO_NUMBERS = (".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".npy", ".npz", ".mat")
+"""Suffixes of what somebody may have saved as a mask and we do not read; nobody means other files for masks."""
+
 MOST_GREYS = 64  # more different values in one grey mask are no objects
 Size = tuple[int, int]
 
