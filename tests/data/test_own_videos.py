@@ -133,7 +133,7 @@ FAULTS = {
     "typing error": (lambda r: change(r, lambda e: e.update(expresions={})), "unknown field 'expresions'"),
     "object that is none": (
         lambda r: change(r, lambda e: e["expressions"]["0"].update(objects=["dog"])),
-        "names 'dog', but the video has the objects: a, b",
+        "names 'dog', but the video has the objects: 'a', 'b'",
     ),
     "no sentence": (
         lambda r: [change(r, lambda e: e.update(expressions={}), video=video) for video in ("one", "two")],
