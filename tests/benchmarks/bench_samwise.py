@@ -2,6 +2,7 @@
 
     python tests/benchmarks/bench_samwise.py                          # 256 px, Hiera-T, CPU
     python tests/benchmarks/bench_samwise.py --image-size 1024 --variant hiera_b+ --device cuda --dtype bfloat16
+    python tests/benchmarks/bench_samwise.py --text-width 768 --alone --checkpointing  # our step's time and memory
 
 The slow truth follows the released code: attention that returns its weights (so every matrix is materialised), the
 sentence copied T times as keys, the neck's wide maps built before the decoder's 1x1 convolutions, memory, decoder
@@ -11,6 +12,7 @@ through the memory-less pass, and in inference one sentence at a time with the f
 
 import argparse
 import contextlib
+import resource
 import sys
 import time
 from dataclasses import replace
@@ -40,10 +42,10 @@ from rvos_lightning.systems.samwise.outputs import SwitchedPrediction  # noqa: E
 WORDS = ("the dog that runs to the left", "a bird", "the second car from the right turning", "person in red")
 
 
-def build(variant: str, image_size: int, text: TextSize) -> PromptedSegmenter:
+def build(variant: str, image_size: int, text: TextSize, checkpointing: bool = False) -> PromptedSegmenter:
     """The network at published widths, random weights under which activations keep their size."""
     torch.manual_seed(0)
-    sam = Sam2(variant, image_size=image_size)
+    sam = Sam2(variant, image_size=image_size, checkpointing=checkpointing)
     adapter = CMTAdapter(Roberta(size=text), dropout=0.0)
     net = PromptedSegmenter(sam, adapter, MotionPrompter(), ConditionalMemory(dropout=0.0))
     with torch.no_grad():
@@ -224,6 +226,19 @@ def compare(name: str, slow, fast, repeat: int, device: str, amount: float, unit
     print(f"{name}: {amount / slow_s:.3g} -> {amount / fast_s:.3g} {unit} ({slow_s / fast_s:.2f}x){memory}", flush=True)
 
 
+def alone(net: PromptedSegmenter, batch: Batch, repeat: int) -> None:
+    """Processor seconds of our training step, and this process's peak above what it held before the first."""
+    net.train()
+    before, times = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, []
+    for _ in range(1 + repeat):
+        start = time.process_time()
+        loss = step(net, batch, net)
+        times.append(time.process_time() - start)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    seconds = sorted(times[1:])[repeat // 2]
+    print(f"{seconds:.1f} CPU s, {before / 1024:.0f} -> {peak / 1024:.0f} MiB, loss {float(loss):.6f}")
+
+
 def check(net: PromptedSegmenter, batch: Batch, video: Clip, window: int) -> None:
     """Outputs and gradients of both ways agree (float32)."""
     net.train()
@@ -250,15 +265,20 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--text-width", type=int, default=96, help="768: RoBERTa-base")
+    parser.add_argument("--checkpointing", action="store_true", help="recompute Sam2's insides in the backward pass")
+    parser.add_argument("--alone", action="store_true", help="our training step only, with the memory it takes")
     options = parser.parse_args()
     if options.frames < 6:
         parser.error(f"--frames {options.frames}: the CME first runs on frame 6; give at least 6")
     wide = options.text_width
     text = TextSize(0, wide, 12, max(1, wide // 64), wide * 4, 64, dropout=0.0)
-    net = build(options.variant, options.image_size, text).to(options.device)
+    net = build(options.variant, options.image_size, text, options.checkpointing).to(options.device)
     clip = make_clip(options.batch, options.batch, options.frames, options.image_size, options.device)
     masks = clip.frames[:, :, 0] > 0.5
     batch = Batch(clip, Targets(masks, torch.ones(masks.shape[:2], dtype=torch.bool, device=options.device)))
+    if options.alone:
+        alone(net, batch, options.repeat)
+        return
     video = make_clip(1, 4, 2 * options.frames, options.image_size, options.device)
     check(net, batch, video, options.frames)
     with torch.autocast(options.device, torch.bfloat16, enabled=options.dtype == "bfloat16"):
