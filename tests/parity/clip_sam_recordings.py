@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import safe_open
+from stated import prefix, readme, slices
 from torch import nn
 
 from rvos_lightning.parts.segmenters.sam import Sam
@@ -24,7 +25,8 @@ from rvos_lightning.systems.clip_sam.network import ClipSam
 from rvos_lightning.systems.clip_sam.official import EXPORT_MAP, KEY_MAP
 from rvos_lightning.systems.clip_sam.towers import ClipTower
 
-FOLDER = Path(os.environ.get("RVOS_GOLDEN", Path(__file__).parents[1] / "golden")) / "sam_clip_ris"
+LOCAL = Path(__file__).parents[1] / "golden"
+FOLDER = Path(os.environ.get("RVOS_GOLDEN", LOCAL)) / "sam_clip_ris"
 GENERATED = ("sam.", "bridge.", "text.", "word_projection.", "category_projection.")
 RESULTS: list[tuple[str, str, float]] = []
 """(file, array, greatest absolute error) of every comparison, for the parity table."""
@@ -41,7 +43,9 @@ def generator(key: str) -> np.random.RandomState:
 
 @cache
 def factors() -> list:
-    return json.loads((FOLDER / "weight_factors.json").read_text())
+    """The table of the weight rule, the same for every set of recordings."""
+    own, local = FOLDER / "weight_factors.json", LOCAL / "sam_clip_ris" / "weight_factors.json"
+    return json.loads((own if own.exists() else local).read_text())
 
 
 def weight(key: str, shape) -> torch.Tensor:
@@ -142,32 +146,34 @@ class Recording:
         assert not left, f"{self.path.name}: never compared: {left}"
 
 
-def slices(text: str):
-    """'[:, ::71, ...]' as an index."""
-    parts = [part.strip() for part in text.strip("[]").split(",")]
-    if parts == ["..."]:
-        return ...
-    return tuple(slice(*(int(p) if p else None for p in part.split(":"))) for part in parts)
-
-
 @cache
 def prefix_of(folder: Path) -> str:
-    """`input:` here; other sets draw their inputs from other names: the one that gives the gate of the fusion block."""
+    """How the inputs' names begin: so that they give the gate of the fusion block."""
     from rvos_lightning.systems.clip_sam.pwam import Pwam
 
     path = next(iter(sorted(folder.glob("pwam*.safetensors"))), None)
     if path is None:
-        return "input:"
+        return prefix(readme(folder), lambda start: None)
     with safe_open(path, "pt") as file:
         c, a = json.loads(file.metadata()["config"]), file.get_tensor("a")
         index = slices(json.loads(file.metadata()["tensors"])["a"]["slice"])
     pwam = seed(Pwam(), "bridge.fusion.")
-    for prefix in ("input:", "hidden:"):
-        drawn = generator(prefix + "pwam.v").standard_normal((c["B"], c["grid"] ** 2, 1024)).astype(np.float32)
+
+    def fits(start: str) -> bool:
+        drawn = generator(f"{start}pwam.v").standard_normal((c["B"], c["grid"] ** 2, 1024)).astype(np.float32)
         gate = nn.functional.gelu(pwam.gate(torch.from_numpy(drawn))).transpose(1, 2)
-        if torch.allclose(gate[index], a, atol=1e-3):
-            return prefix
-    raise AssertionError(f"{folder}: inputs are drawn from names that neither input: nor hidden: begins")
+        return torch.allclose(gate[index], a, atol=1e-3)
+
+    return prefix(readme(folder), fits)
+
+
+def tag_of(path: Path, default: str) -> str:
+    """The name that a recording's inputs carry: of its metadata, of its paragraph in the README, else the default."""
+    with safe_open(path, "pt") as file:
+        config = json.loads(file.metadata()["config"])
+    paragraph = re.search(rf"\*\*{path.stem}\*\* (.*?)(?= \*\*|$)", readme(FOLDER))
+    found = re.search(r"\btag `(\w+)`|[FIU]\('(\w+)\.", paragraph[1]) if paragraph else None
+    return config.get("tag") or (found and (found[1] or found[2])) or default
 
 
 class IdTokenizer(Tokenizer):

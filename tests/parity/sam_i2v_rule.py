@@ -5,19 +5,21 @@ import os
 import re
 import zlib
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from once import seeded
 from safetensors import safe_open
-from stated import readme, stated
+from stated import prefix, readme, stated
 from torch import Tensor, nn
 
 FOLDER = Path(os.environ.get("RVOS_GOLDEN", Path(__file__).parents[1] / "golden")) / "sam_i2v"
 README = readme(FOLDER)
 SIZE = stated(README, r"stated video size (\d+)x(\d+)", (270, 480))
 CLICK = stated(README, r"one positive click \((\d+),(\d+)\) on frame (\d+)", (200, 100, 0))
+FILL = stated(README, r"`misc.fill` \([\d,]+\) \+ ([\d.]+)", 0.9)
 FRAMES = stated(README, r"`e2e\.frames` \((\d+),3,(\d+),(\d+)\)", (7, 1024, 1024))
 
 _FIFTY = (
@@ -28,10 +30,19 @@ _FIFTY = (
 _TEN = ("rel_pos_h", "rel_pos_w", "maskmem_tpos_enc", "no_mem_embed", "no_obj_ptr", "no_obj_embed_spatial")
 
 
-def prefix() -> str:
-    """How input names start in this folder's rule: `input:` or what its README says."""
-    found = re.search(r"n\(`(\w+:)NAME`", (FOLDER / "README.md").read_text())
-    return found.group(1) if found else "input:"
+@cache
+def start() -> str:
+    """How the inputs' names begin: so that filling holes leaves the foreground as it was drawn."""
+    recording = next((Recording(path) for path in recordings("misc*")), {})
+
+    def fits(name: str) -> bool | None:
+        if "fill.out" not in recording:
+            return None
+        filled = recording["fill.out"]
+        mask = noise(f"{name}misc.fill", filled.shape).float() + FILL
+        return torch.allclose(filled[mask > 0], mask[mask > 0], atol=1e-5)
+
+    return prefix(README, fits)
 
 
 def noise(key: str, shape: Sequence[int]) -> Tensor:
@@ -42,7 +53,7 @@ def noise(key: str, shape: Sequence[int]) -> Tensor:
 
 def given(name: str, *shape: int) -> Tensor:
     """A recorded input."""
-    return noise(prefix() + name, shape).float()
+    return noise(start() + name, shape).float()
 
 
 def weight(key: str, shape: Sequence[int], sharp: bool) -> Tensor:
@@ -93,6 +104,10 @@ class Recording(dict):
         self.path, self.sharp = path, path.stem.endswith("_sharp")
         self.name = path.stem.removesuffix("_sharp")
 
+    def frames(self, start: str) -> int:
+        """How many frames the pass of this name has recorded, those before its first among them."""
+        return 1 + max(int(found[1]) for name in self if (found := re.match(rf"{start}\.f(\d+)\.low$", name)))
+
     def check(self, name: str, value: Tensor, strides: Sequence[int] = (), bound: float = 1e-3) -> None:
         """Compare a whole tensor with its recorded slice, and its statistics with the recorded ones."""
         expected = self[name]
@@ -118,3 +133,17 @@ def ellipse(height: int, width: int, cy: float, cx: float, ry: float, rx: float)
     """The README's E(H, W, cy, cx, ry, rx)."""
     y, x = torch.arange(height)[:, None], torch.arange(width)[None]
     return ((y - cy) / ry) ** 2 + ((x - cx) / rx) ** 2 <= 1
+
+
+def numbers(terms: str, **values: int) -> list[int]:
+    """`40+6n-3t,14+3n` and the letters' values as numbers."""
+    parts = [re.findall(r"([+-]?)(\d*)([a-z]?)", term.strip()) for term in terms.split(",")]
+    return [
+        sum((-1 if sign else 1) * int(n or 1) * (values[x] if x else 1) for sign, n, x in part if n or x)
+        for part in ([(sign == "-", n, x) for sign, n, x in part] for part in parts)
+    ]
+
+
+def shapes(pattern: str, default: str) -> list[str]:
+    """The arguments of every E(...) in what the README says by the pattern, the default's where it says nothing."""
+    return re.findall(r"E\((?:\.\., ?)?([^)]*)\)", stated(README, pattern, default))

@@ -90,6 +90,8 @@ class Watched:
             state = prediction.state
             masks.append(prediction.mask_logits[0])
         network.memory.bank.flush(state, network.segmenter)
-        arrays = {name: value[0] if name.endswith("_clip") else torch.cat(value) for name, value in self.values.items()}
+        arrays = {name: torch.cat(value) for name, value in self.values.items() if not name.endswith("_clip")}
+        for name in self.values.keys() - arrays.keys():
+            arrays |= {f"{name}{window}": value for window, value in enumerate(self.values[name])}
         arrays["pred_masks"] = torch.cat(masks)
         return arrays

@@ -6,14 +6,17 @@ The rules are those of the recordings' README: every tensor is drawn from its ow
 import fnmatch
 import json
 import os
+import re
 import zlib
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import once
 import torch
 from safetensors import safe_open
+from stated import prefix, readme, slices
 from torch import nn
 
 from rvos_lightning.core.types import Clip, ClipMeta
@@ -39,7 +42,22 @@ def normal(key: str, shape) -> np.ndarray:
 
 def draw(name: str, shape) -> torch.Tensor:
     """An input of unit scale, float32."""
-    return torch.from_numpy(normal(f"input:{name}", shape).astype(np.float32))
+    return torch.from_numpy(normal(start() + name, shape).astype(np.float32))
+
+
+@cache
+def start() -> str:
+    """How the inputs' names begin: objects are labelled where their drawn logits are positive."""
+    golden = next((Recording(path) for path in files("davis_merge*.safetensors")), None)
+
+    def fits(name: str) -> bool | None:
+        if golden is None:
+            return None
+        shape = [golden.config[axis] for axis in "OTHW"]
+        shown = torch.from_numpy(normal(name + "davis.logits", shape) > 0).any(0)
+        return torch.equal(sliced(shown, golden.tensors["labels"]["slice"]), golden.arrays["labels"] > 0)
+
+    return prefix(readme(FOLDER), fits)
 
 
 def weight(key: str, shape: tuple[int, ...]) -> torch.Tensor:
@@ -119,12 +137,9 @@ class Recording:
 
 def sliced(full: torch.Tensor, rule: str) -> torch.Tensor:
     """`full[rule]` for the rules that metadata holds: a python slice as text, or a step through the flat tensor."""
-    if "numel" in rule:
-        return full.reshape(-1)[:: max(1, full.numel() // 64)]
-    if rule == "[...]":
-        return full
-    steps = [int(part.split("::")[1]) if "::" in part else 1 for part in rule.strip("[]").split(",")]
-    return full[tuple(slice(None, None, step) for step in steps)]
+    if found := re.search(r"numel\(\) // (\d+)", rule):
+        return full.reshape(-1)[:: max(1, full.numel() // int(found[1]))]
+    return full[slices(rule)]
 
 
 class IdTokenizer(Tokenizer):

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from clip_sam_recordings import FOLDER, RESULTS, Recording, files, network, seed, sentences
+from clip_sam_recordings import FOLDER, RESULTS, Recording, files, network, seed, sentences, tag_of
+from stated import check_kinds
 from torch import nn
 from torch.nn import functional
 
@@ -44,10 +45,8 @@ def lens_mask(golden):
 
 
 def test_every_recording_has_its_test():
-    tested = ("pwam", "clip_pyramid", "sam_pyramid", "pixel_decoder", "dfam", "sparse_token", "sam_decoder", "e2e",
-              "losses", "train")  # fmt: skip
-    assert files("*.safetensors"), FOLDER
-    assert all(path.stem.startswith(tested) for path in files("*.safetensors"))
+    blocks = ("pwam", "clip_pyramid", "sam_pyramid", "pixel_decoder", "dfam", "sparse_token", "sam_decoder")
+    check_kinds(FOLDER, (*blocks, "e2e_ris", "e2e_gres", "losses", "train_", "optimizer_", "weight_factors"))
 
 
 @recordings("pwam*.safetensors")
@@ -212,7 +211,7 @@ def test_end_to_end(path):
     grown = "no_target_logits" in golden
     net = network(golden, grown)
     seen = watched(net)
-    tag = {"e2e_ris": "ris", "e2e_ris_bert12": "ris12", "e2e_gres": "gres"}[path.stem]
+    tag = tag_of(path, "gres" if grown else "ris12" if "bert12" in path.stem else "ris")
     images = ImageFeatures(golden.sam_map(f"{tag}.fsam", batch, 64, 64), golden.normal(f"{tag}.v", batch, 576, 1024))
     ids, real = net.tokens(sentences(golden))
     golden.exact("token_ids", ids)

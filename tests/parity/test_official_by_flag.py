@@ -59,7 +59,8 @@ def samwise_words(path):
                pixel_mean=[0, 0, 0], pixel_std=[1, 1, 1]),
         *flags(f"{network_}.adapter.text", tokenizer="recorded_data.IdTokenizer", size=text),
         *flags(f"{network_}.adapter", channels=[widths * 2**stage for stage in range(4)], dim=c["adapter_dim"],
-               patches=c["HSA_patch_size"], selective=c["HSA"], parity="official"),
+               patches=c["HSA_patch_size"], selective=c["HSA"], stages=c["fusion_stages"],
+               text_layers=[1, *c["fusion_stages_txt"]], parity="official"),
         *flags(f"{network_}.prompter", text_dim=sizes["dim"]),
         *flags(f"{network_}.memory", switching=c["use_cme_head"], window=c["cme_decision_window"],
                switch=c["switch_mem"], parity="official"),
@@ -97,12 +98,14 @@ CLICKS = sorted(sam_i2v_rule.recordings("e2e_click*"), key=lambda path: not path
 
 @pytest.mark.xdist_group("sam_i2v")
 @pytest.mark.parametrize(
-    ("path", "frames"), [(CLICKS[0], 3), *(pytest.param(path, 7, marks=pytest.mark.slow) for path in CLICKS)]
+    ("path", "most"),
+    [*((path, 3) for path in CLICKS[:1]), *(pytest.param(p, 100, marks=pytest.mark.slow) for p in CLICKS)],
 )
-def test_sam_i2v(path, frames, run, tmp_path, monkeypatch):
+def test_sam_i2v(path, most, run, tmp_path, monkeypatch):
     """One click on the first frame, tracked on; the selector's random draws are those of the recording."""
     monkeypatch.setenv("RVOS_WEIGHTS", str(tmp_path / "nothing_here"))
     recording = sam_i2v_rule.Recording(path)
+    frames = min(most, recording.frames("click"))
     model = i2v.build()
     sam_i2v_rule.fill(model, i2v.official_names(model.state_dict()), recording.sharp)
     torch.save({"model": i2v.export_state(model.state_dict())}, tmp_path / "official.pt")
@@ -162,10 +165,11 @@ def released_sa2va(folder, two_decoders, presence):
 def sa2va_runs():
     """(recording, array, inference, frames shown) of every recorded run from words to masks."""
     for path in sa2va_rules.files("e1_*.npz"):
-        shown = {"ka": sa2va_rules.stated(r"ka=(\d+)", 5), "kb": sa2va_rules.stated(r"kb=(\d+)", 2)}
-        for key in sorted(sa2va_rules.load(path), reverse=True):
+        data = sa2va_rules.load(path)
+        for key in sorted(data, reverse=True):
             if found := re.fullmatch(r"(sa2va_(\w+)_(?:present|absent))_strided", key):
-                yield path, found[1], "sa2va", list(range(shown[found[2]]))
+                shown = min(sa2va_rules.frames_shown(found[2]), len(data[key]))
+                yield path, found[1], "sa2va", list(range(shown))
     for path in sa2va_rules.files("e2_*.npz"):
         data = sa2va_rules.load(path)
         for key in sorted(data):
@@ -177,7 +181,8 @@ RUNS = list(sa2va_runs())
 
 
 @pytest.mark.parametrize(
-    ("path", "name", "inference", "shown"), [RUNS[0], *(pytest.param(*run, marks=pytest.mark.slow) for run in RUNS[1:])]
+    ("path", "name", "inference", "shown"),
+    [*RUNS[:1], *(pytest.param(*run, marks=pytest.mark.slow) for run in RUNS[1:])],
 )
 def test_sa2va(path, name, inference, shown, run, tmp_path, monkeypatch):
     """The answer's [SEG] embedding is the recorded one; from there on everything is as published."""

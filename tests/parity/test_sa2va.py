@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from stated import check_kinds
 
 from callbacks import point_masks
 from rvos_lightning.core.types import ClipMeta, SegmentedWindow, Targets
@@ -19,8 +20,13 @@ from tests.parity import sa2va_rules as rules
 
 def picture(name, shape):
     w, h = (int(v) for v in shape[:2])
-    low = np.random.RandomState(rules.seed(f"{rules.TAG}:{name}")).randint(0, 256, size=(h // 16 + 2, w // 16 + 2, 3))
+    low = np.random.RandomState(rules.seed(rules.start() + name)).randint(0, 256, size=(h // 16 + 2, w // 16 + 2, 3))
     return Image.fromarray(low.astype(np.uint8)).resize((w, h), Image.Resampling.BILINEAR)
+
+
+def test_every_recording_is_of_a_kind_that_is_tested():
+    language = ("c_internvl_", "c_generate_", "c_visual_prompt")
+    check_kinds(rules.FOLDER, ("a_", "b_", *language, "d_", "e1_", "e2_", "f_", "g_", "h_", "i_"))
 
 
 @pytest.mark.parametrize("path", rules.files("a_*.npz"), ids=lambda p: p.stem)

@@ -126,5 +126,22 @@ def test_generation(path, asked):
     rules.close(project(answers[0].states_at(seg)), data["seg_embed"], 1e-5)
 
 
+@pytest.mark.parametrize("path", rules.files("c_visual_prompt*.npz"), ids=lambda p: p.stem)
+@torch.no_grad()
+def test_regions_marked_by_the_user(path):
+    """The visual tokens in order: every tile's, then those of the thumbnail below each mask."""
+    data = rules.load(path)
+    back_end = re.search(r"c_visual_prompt\.npz (\w+) model\.", rules.README) or ["", "qwen2_300m"]
+    mllm = build(back_end[1])
+    shown = torch.from_numpy(data["vp_overall_mask"]).bool()
+    tiles = mllm.visual_tokens(rules.given("vp_pixel_values", (len(shown), 3, VIT[4], VIT[4])))
+    (thumbnail,) = tiles[shown]
+    marked = [thumbnail[torch.from_numpy(mask).bool().flatten()] for mask in data["prompt_masks"]]
+    ids = torch.from_numpy(data["input_ids"])
+    embeddings = mllm.insert(ids, torch.cat([*tiles, *marked]))
+    rules.close(embeddings, data["inputs_embeds"], 2e-6)
+    rules.close(mllm.states(embeddings, torch.ones_like(ids)), data["last_hidden"], 2e-6)
+
+
 def test_map_names_are_ours():
     assert M.startswith("prompter.mllm.")

@@ -18,7 +18,6 @@ from tests.parity import sa2va_rules as rules
 
 BOOSTED = (".memory_attention.", ".memory_encoder.", ".obj_ptr_proj.", ".mask_downsample.")
 FRAME = rules.stated(r"\(h,w\)=\((\d+),(\d+)\)", (270, 480))
-SHOWN = {"ka": rules.stated(r"ka=(\d+)", 5), "kb": rules.stated(r"kb=(\d+)", 2)}
 
 
 @functools.cache
@@ -155,7 +154,7 @@ def test_sa2va_memory(path):
         set_presence(sam, flag, [sam.sam_mask_decoder])
         maps = frame_maps(len(data[f"{name}_strided"]))
         token, video, bank = rules.given("seg_embed", (1, 256))[:, None], torch.zeros(1, dtype=torch.long), Bank()
-        for position in range(min(SHOWN[kind], len(maps))):
+        for position in range(min(rules.frames_shown(kind), len(maps))):
             decoded = memory.decode_frame(maps[position], video, token, sam)
             pair = memory.condition_on_language(maps[position], video, decoded, sam)
             bank.prompted[position], bank.conditioning[position] = pair

@@ -12,7 +12,7 @@ from callbacks.structure import StructureLoss
 from rvos_lightning.core.network import PromptedSegmenter
 from rvos_lightning.core.types import Batch, Clip, ClipMeta, Targets, User, UserPrompt
 from rvos_lightning.systems.sam_i2v import official
-from tests.parity.sam_i2v_rule import Recording, ellipse, fill, given, recordings
+from tests.parity.sam_i2v_rule import Recording, ellipse, fill, given, numbers, recordings, shapes
 
 pytestmark = pytest.mark.xdist_group("sam_i2v")
 
@@ -66,7 +66,8 @@ def test_training_step(path: Path) -> None:
     case = path.stem.removeprefix("train_")
     time = sum(key.endswith(".terms") for key in recording)
     frames = given(f"train.{case}.img", time, 1, 3, 1024, 1024).transpose(0, 1) * STD + MEAN
-    masks = torch.stack([ellipse(1024, 1024, 400 + 40 * t, 500 - 50 * t, 180, 260) for t in range(time)])[None]
+    (said,) = shapes(r"\(T,B,C,H,W\); masks (E\([^)]*\))", "E(1024,1024,400+40t,500-50t,180,260)")
+    masks = torch.stack([ellipse(*numbers(said, t=t)) for t in range(time)])[None]
     if time > 1:
         masks[:, -1] = False
     meta = [ClipMeta("v", "0", tuple(map(str, range(time))), (1024, 1024), (1024, 1024), tuple(range(time)))]

@@ -44,11 +44,6 @@ def predictor(model: PromptedSegmenter, time: int, items: int) -> VideoPredictor
     return VideoPredictor.of(model, Clip(frames, torch.zeros(items, dtype=torch.long), None, meta), chunk=4)
 
 
-def frames_of(recording: Recording, start: str) -> int:
-    """How many frames a pass has recorded."""
-    return 1 + max(int(found[1]) for name in recording if (found := re.match(rf"{start}\.f(\d+)\.low$", name)))
-
-
 def clicks(points: list[tuple[int, int, int]], frame: int = 0) -> UserPrompt:
     xy = torch.tensor([[x / SIZE[1], y / SIZE[0]] for x, y, _ in points])
     return UserPrompt(frame, xy, torch.tensor([label for *_, label in points]))
@@ -102,7 +97,7 @@ def test_click_track_correct(path: Path, model: PromptedSegmenter) -> None:
     with torch.inference_mode():
         *click, first = CLICK
         *correction, again = CORRECTION
-        video = predictor(model, frames_of(recording, "click"), 1)
+        video = predictor(model, recording.frames("click"), 1)
         prompted = video.prompt(first, {0: clicks([(*click, 1)], first)})
         recording.check("click.prompt_frame", to_video(prompted), (1, 1, 9, 10))
         run_pass(recording, "click", video)
@@ -115,7 +110,7 @@ def test_click_track_correct(path: Path, model: PromptedSegmenter) -> None:
 def test_two_objects(path: Path, model: PromptedSegmenter) -> None:
     recording = Recording(path)
     with torch.inference_mode():
-        video = predictor(model, frames_of(recording, "two"), 2)
+        video = predictor(model, recording.frames("two"), 2)
         video.prompt(0, {0: UserPrompt(0, mask=ellipse(*ELLIPSE))})
         points = [(int(x), int(y), int(sign == "+")) for x, y, sign in re.findall(r"\((\d+),(\d+)\)([+-])", POINTS[1])]
         for k in range(1, 1 + sum(name.startswith("two.click") and name.count(".") == 1 for name in recording)):
