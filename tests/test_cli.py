@@ -445,6 +445,15 @@ def test_a_lone_sentence_is_a_list_of_one_however_it_is_given():
     assert said == ["predict", "--data.expressions", '["the note: red, or blue"]', "--untrained=true"]
 
 
+def test_a_list_of_sentences_that_is_not_closed_is_no_sentence():
+    from rvos_lightning.run.words import WordsError, said_in_full
+
+    assert said_in_full(["predict", "--data.expressions", "[the dog, a cat]"])[-1] == "[the dog, a cat]"
+    for value in ('["the dog", "a cat"', "[the red] box"):
+        with pytest.raises(WordsError, match=r"a list of sentences that is none.*\n  expected  write"):
+            said_in_full(["predict", "--data.expressions", value])
+
+
 def test_a_reader_that_leaves_is_no_error(root):
     words = [python(), "-W", "ignore", "-m", "rvos_lightning", "parts"]
     pipe = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=root, env=environment())

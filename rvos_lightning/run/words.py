@@ -142,10 +142,18 @@ def _sentences(value: str) -> str:
     """One sentence as a list of one: as it stands, YAML would read "the note: red, or blue" as a mapping."""
     import json
 
+    import yaml
+
     with suppress(ValueError):
         if isinstance(json.loads(value), dict):
             return value  # the parser says that this is no list of sentences
-    return value if value.lstrip()[:1] in ("[", "") or value in ("null", "None") else json.dumps([value])
+    if value.lstrip()[:1] == "[":
+        with suppress(yaml.YAMLError):
+            if isinstance(yaml.safe_load(value), list):
+                return value
+        remedy = """write '["one", "another"]', also around a single sentence that begins with ["""
+        raise WordsError(f"a list of sentences that is none: {value}\n  expected  {remedy}")
+    return value if not value.strip() or value in ("null", "None") else json.dumps([value])
 
 
 def _lone(words: Sequence[str]) -> Iterator[bool]:

@@ -110,3 +110,24 @@ def test_predict_writes_a_mask_for_every_object(frames: Path, run: Any, tmp_path
     assert [entry["expression"] for entry in record["expressions"]] == ["dog", "ball"]
     assert len(list((folder / "masks").glob("*.png"))) == 5 and record["frames"] == 5
     assert record["expressions"][1]["area"][0] == 0  # not there before its box
+
+
+@pytest.mark.parametrize("as_file", [False, True])
+def test_names_stay_as_they_are_typed(frames: Path, tmp_path: Path, as_file: bool) -> None:
+    """A parser that reads texts again makes "01" the number 1, and one object of "01" and "1"."""
+    from rvos_lightning.run.data_config import open_data
+
+    names = ["01", "1", "1e3", "no", "null", "0x10", "a: b", 7]
+    entries = [{**CLICK, "object": name} for name in names]
+    words = ["--data", "VideoFiles", "--data.path", str(frames), "--data.prompts", json.dumps(entries)]
+    if as_file:
+        content = {"data": {"class_path": "VideoFiles", "init_args": {"path": str(frames), "prompts": entries}}}
+        (tmp_path / "data.yaml").write_text(json.dumps(content))
+        words = ["-c", str(tmp_path / "data.yaml")]
+    reader = open_data(words, "check", lambda parser: None).data.reader("predict")
+    assert [item.id for item in reader.items] == [str(name) for name in names]
+
+
+def test_a_list_that_is_not_closed_is_no_file(frames: Path) -> None:
+    with pytest.raises(DataError, match=r"^data\.prompts: .{1,70} is no list of entries, such as"):
+        clip_of(frames, json.dumps([CLICK] * 9)[:-1])

@@ -191,3 +191,18 @@ def test_a_gap_between_frames_is_said(tmp_path: Path) -> None:
 def test_lost_frames_are_counted_where_numbers_count_frames():
     assert lost_between(["a1", "a2", "a3", "a5", "a6"]) == ["a4"] and lost_between(["1", "3", "5", "9"]) == ["7"]
     assert lost_between(["1", "2", "3", "20240101120000"]) == []  # at once: nobody lists twenty billion names
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp"])
+def test_an_animation_is_not_taken_for_its_first_picture(tmp_path, suffix):
+    pictures = [Image.fromarray(np.full((12, 16, 3), 60 * n, np.uint8)) for n in range(3)]
+    pictures[0].save(tmp_path / f"moving{suffix}", save_all=True, append_images=pictures[1:], lossless=True)
+    with pytest.raises(DataError, match=f"moving{suffix}: an animation of 3 pictures.*as a film"):
+        open_footage(tmp_path / f"moving{suffix}")
+    pictures[0].save(tmp_path / f"still{suffix}")
+    assert open_footage(tmp_path / f"still{suffix}")[0].size == (12, 16)
+
+
+def test_no_path_at_all_is_an_error():
+    with pytest.raises(DataError, match="data.path is empty"):
+        VideoFiles([], ["a dog"]).predict_dataloader()

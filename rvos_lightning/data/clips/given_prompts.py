@@ -42,6 +42,9 @@ class GivenPrompts(UserFactory):
     needs_targets = False
 
     def __init__(self, source: str | list[dict[str, Any]]) -> None:
+        if isinstance(source, str) and source.lstrip().startswith(("[", "{")):
+            shown = source if len(source) <= 60 else f"{source[:57]}..."
+            raise DataError(f"data.prompts: {shown} is no list of entries, such as {EXAMPLE}")
         self.name = source if isinstance(source, str) else "data.prompts"
         self.folder = Path(source).parent if isinstance(source, str) else Path()
         self.entries = _read(Path(source)) if isinstance(source, str) else source

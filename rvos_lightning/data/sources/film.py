@@ -200,7 +200,7 @@ def open_film(path: str) -> Any:
         raise DataError(f"{path}: not a readable video ({error}). Download it again.") from error
     if not container.streams.video:
         container.close()
-        raise DataError(f"{path}: holds no video stream. Download it again.")
+        raise DataError(f"{path}: holds no pictures (sound alone, or damaged).")
     return container
 
 

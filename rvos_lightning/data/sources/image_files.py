@@ -25,9 +25,12 @@ def decode_rgb(data: bytes, place: str) -> UInt8[Tensor, "3 height width"]:
     already warns at every call, so the operator beneath is called).
 
     Raises:
-        DataError: not a readable image; names the place.
+        DataError: not a readable image, or several in one file; names the place.
     """
-    with open_picture(data, place):  # the header says how much memory the picture will take
+    with open_picture(data, place) as image:  # the header says how much memory the picture will take
+        if image.format in ("PNG", "WEBP") and getattr(image, "n_frames", 1) > 1:
+            what = f"an animation of {image.n_frames} pictures, where one is a frame"
+            raise DataError(f"{place}: {what}. Save them one by one, or as a film (.gif, .mp4).")
         buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8)
     if data[:2] == b"\xff\xd8":
         try:

@@ -275,7 +275,7 @@ class VideoFiles(VideoData):
         self,
         path: str | list[str],
         expressions: list[str] | str | None = None,
-        prompts: str | list[dict[str, Any]] | None = None,
+        prompts: str | list[dict] | None = None,  # no kinds inside: the parser would make the name "01" the number 1
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -284,8 +284,10 @@ class VideoFiles(VideoData):
         self.prompts = prompts
 
     def check(self) -> None:
-        """Also refuses missing and empty expressions."""
+        """Also refuses missing videos and missing and empty expressions."""
         super().check()
+        if not self.paths:
+            raise DataError("data.path is empty: give a video, an image, or a folder of frames")
         if self.prompts is not None:
             if self.expressions:
                 raise DataError("data.expressions and data.prompts are both given: look for words or point, not both")
