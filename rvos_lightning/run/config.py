@@ -38,7 +38,7 @@ def open_config(words: Sequence[str]) -> RVOSCLI:
         words: as for `fit`, without the verb.
     """
     prepare(words)
-    Parser.typed = list(words)
+    Parser.listen(words)
     return ParseOnly(
         RVOSModule,
         LightningDataModule,

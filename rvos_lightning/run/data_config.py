@@ -36,7 +36,7 @@ def open_data(words: Sequence[str], verb: str, add: Callable[[ArgumentParser], N
         add: adds the verb's own options.
     """
     prepare(words)
-    DataParser.typed = list(words)  # of the class: a part of the data has a parser of its own
+    DataParser.listen(words)  # the class: a part of the data has a parser of its own
     parser = DataParser(prog=f"rvos {verb}", parser_mode="omegaconf+", allow_abbrev=False)
     parser.add_argument("-c", "--config", action="config", help="a file of configs/data/, a recipe or a run's config")
     parser.add_argument("--data", type=VideoData, required=True, help="data set, flags as in `fit`")

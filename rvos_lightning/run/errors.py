@@ -7,7 +7,7 @@ import difflib
 import importlib
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rvos_lightning.run.bounds import makers
@@ -22,6 +22,7 @@ UNKNOWN = (
 )
 WRONG = r'Parser key "(?P<key>[^"]+)":\s*(?P<reasons>.*)'
 MISSING = r"the following arguments are required: (?:(?:fit|validate|test|predict)\.)?(?P<key>[^\s,]+)"
+NUMBER = r"Expected an? <class '(?:int|float)'>"
 STRAY = r"unrecognized arguments: (?P<words>[^-].*)"
 PACKAGE = r"No module named '(?P<name>[\w.]+)'|pip install (?P<pip>[\w-]+)"
 SECTIONS = (
@@ -30,6 +31,16 @@ SECTIONS = (
 )  # fmt: skip
 GROUPS = {"objectives": "losses", "callbacks": "callbacks", "model.metrics": "metrics"}
 """Key of a dictionary of named parts -> their kind."""
+FILLED_BY = {
+    "data": "data sets", "network": "networks", "segmenter": "segmenters", "adapter": "adapters",
+    "prompter": "prompters", "memory": "memories", "text": "text encoders", "scheduler": "schedules",
+    "logger": "loggers",
+}  # fmt: skip
+"""Last part of a key that holds one part -> its kind."""
+LIBRARIES = {
+    "optimizer": "torch.optim", "scheduler": "torch.optim.lr_scheduler", "logger": "lightning.pytorch.loggers",
+}  # fmt: skip
+"""Last part of such a key -> module of others' classes that it takes by their short names."""
 
 
 class FewLines:
@@ -37,23 +48,31 @@ class FewLines:
 
     Attributes:
         typed: the words of the command line.
+        said: dotted key -> value of what the words and their files say.
     """
 
     typed: Sequence[str] = ()
+    said: Mapping[str, Any] = {}
+
+    @classmethod
+    def listen(cls, words: Sequence[str]) -> None:
+        """Note what was typed; files are read now, as the parser works in the folder of the one that it reads."""
+        cls.typed, cls.said = list(words), dict(typed_in(words))
 
     def error(self, message: str, ex: Exception | None = None) -> None:
         """Print key, value, what was expected and the nearest valid names; exit with status 2."""
-        self.exit(2, explain(message, self.typed) + "\n")  # type: ignore[attr-defined]
+        self.exit(2, explain(message, self.typed, self.said) + "\n")  # type: ignore[attr-defined]
 
 
-def explain(message: str, args: Sequence[str]) -> str:
+def explain(message: str, args: Sequence[str], said: Mapping[str, Any]) -> str:
     """A readable version of a parser's error message.
 
     Args:
         message: the parser's own words.
-        args: the command line, from which full key names and values are found.
+        args: the command line.
+        said: what it and its files say, from which full key names and values are found.
     """
-    typed = {**{f"callbacks.{name}": each for name, each in USUAL_CALLBACKS.items()}, **dict(typed_in(args))}
+    typed = {**{f"callbacks.{name}": each for name, each in USUAL_CALLBACKS.items()}, **said}
     for pattern in UNKNOWN:
         if match := re.search(pattern, message):
             return _unknown(match["key"], typed)
@@ -66,6 +85,19 @@ def explain(message: str, args: Sequence[str]) -> str:
     if match := re.search(r"argument --(\S+): expected one argument", message):
         return f"error: --{match[1]} needs a value; the options of a part: --{match[1]}.help CLASS (rvos parts)"
     return f"error: {message.strip()}"
+
+
+def taken_from_nothing(args: Sequence[str]) -> str | None:
+    """An error about a flag that takes away a callback or loss that is not there, and so would do nothing."""
+    pairs = list(typed_in(args))
+    for group in ("callbacks", "objectives"):
+        given = [(key.split(".")[1], value) for key, value in pairs if key.startswith(f"{group}.")]
+        known = [*dict.fromkeys(name for name, value in given if value not in ("null", "None"))]
+        known += list(USUAL_CALLBACKS) if group == "callbacks" else []
+        if lost := next((name for name, _ in given if name not in known), None):
+            near = difflib.get_close_matches(lost, known, n=3, cutoff=0.4) or known
+            return f"error: {group} has no {lost!r} to take away\n  nearest   {', '.join(near)}"
+    return None
 
 
 def _unknown(key: str, typed: dict[str, Any]) -> str:
@@ -136,7 +168,7 @@ def _wrong(key: str, reasons: str, typed: dict[str, Any]) -> str:
         near = difflib.get_close_matches(str(value), choices, n=3, cutoff=0.4)
         lines.append(f"  expected  one of: {', '.join(choices)}")
     else:
-        near = _near_classes(value) if isinstance(value, str) and _is_no_class(reasons) else []
+        near = _near_classes(value, full) if isinstance(value, str) and _is_no_class(reasons) else []
         lines.append(f"  expected  {_expected(reasons)}{_whole(reasons, value)}")
     if near:
         lines.append(f"  nearest   {', '.join(near)}")
@@ -179,16 +211,21 @@ def _exists(class_path: str) -> bool:
 
 
 def _is_no_class(reasons: str) -> bool:
-    return any(
+    return not re.search(NUMBER, reasons) and any(
         sign in reasons for sign in ("has no attribute", "Import of", "No module named", "ubclass", "import path")
     )
 
 
-def _near_classes(value: str, group: str | None = None) -> list[str]:
+def _near_classes(value: str, key: str) -> list[str]:
     module, _, name = value.rpartition(".")
     if near := difflib.get_close_matches(name, _public_names(module) if module else (), n=3, cutoff=0.6):
         return [f"{module}.{n}" for n in near]
-    known = [n for n, some in parts().items() if group is None or any(part.kind == GROUPS[group] for part in some)]
+    place = key.rpartition(".")[2]
+    kind = GROUPS.get(key) or FILLED_BY.get(place)
+    known = [
+        n for n, some in parts().items() if any(kind in (None, part.kind) for part in some) and place != "optimizer"
+    ]
+    known += [n for n in _public_names(LIBRARIES[place]) if n[0].isupper()] if place in LIBRARIES else []
     return difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known[:6]
 
 
@@ -204,13 +241,14 @@ def _expected(reasons: str) -> str:
     found = [line.strip(" -") for line in reasons.partition("Errors:")[2].splitlines() or reasons.splitlines()]
     found = [line for line in found if line] or [line.strip(" -") for line in reasons.splitlines()]
     useful = [line for line in found if not re.match(r"Expected a(n)? (path but|<class 'NoneType'>)", line)] or found
+    useful = [line for line in useful if re.match(NUMBER, line)] or useful
     text = re.sub(r"\. Got value:.*", "", " ".join(useful[:3])).replace("<class '", "").replace("'>", "")
     return re.sub(r"^Expected an? ", "", text)[:300]
 
 
 def _whole(reasons: str, value: Any) -> str:
     try:
-        whole = float(value).is_integer() and "int" in reasons
+        whole = float(value).is_integer() and re.search(r"\bint\b", reasons)
     except (TypeError, ValueError, OverflowError):
         return ""
     return f": write {int(float(value))}" if whole else ""

@@ -23,7 +23,7 @@ from rvos_lightning.parts.starting import starting_from
 from rvos_lightning.run import checkpoints, folder
 from rvos_lightning.run.bounds import faults
 from rvos_lightning.run.catalogue import USUAL_CALLBACKS
-from rvos_lightning.run.errors import FewLines
+from rvos_lightning.run.errors import FewLines, taken_from_nothing
 from rvos_lightning.run.failures import explain_exception, trainer_refused
 from rvos_lightning.run.loggers import default_loggers, with_csv
 from rvos_lightning.run.saved_config import SavedConfig
@@ -75,7 +75,7 @@ class RVOSCLI(LightningCLI):
         said = self.config.get(str(self.config.get("subcommand")), self.config).as_dict()
         owners = {"model": RVOSModule, "trainer": Trainer}
         wrong = (fault for key, value in said.items() for fault in faults(key, value, owners.get(key)))
-        if (fault := next(wrong, None)) is not None:
+        if (fault := taken_from_nothing(Parser.typed) or next(wrong, None)) is not None:
             parser.exit(2, f"{fault}\n")
         given = self.config.get("subcommand") and self.config[self.config.subcommand].get("ckpt_path")
         if given and given not in ("last", "best"):
@@ -222,7 +222,8 @@ def as_list(value: Any) -> list[Any]:
 def one_run(words: Sequence[str]) -> Any:
     """Around one command: errors in a few lines, the folder told, locks and variables put back."""
     inherited, finished = os.environ.get(folder.RUN_DIR), False
-    Parser.typed, RVOSCLI.run_folder = words, None
+    Parser.listen(words)
+    RVOSCLI.run_folder = None
     try:
         yield
         finished = True

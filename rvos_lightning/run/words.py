@@ -92,6 +92,10 @@ def without_limits(words: Sequence[str]) -> list[str]:
     return kept
 
 
+SECTIONS = ("model", "trainer", "objectives", "callbacks", "limits")
+"""Keys at the top of a configuration file that hold others."""
+
+
 class WordsError(ValueError):
     """A command that cannot be meant, found before anything is imported."""
 
@@ -206,7 +210,7 @@ def fault(words: Sequence[str]) -> str | None:
             return f"-c {file}: no such file{_nearest_file(file)}"
         if not path.is_file():
             return f"-c {file} is no plain file (a pipe?), and a configuration is read more than once: save it first"
-        if (what := _no_mapping(path)) is not None:
+        if (what := _no_mapping(path) or _no_section(path)) is not None:
             return f"-c {file}: {what}"
     return two_recipes(words) or overlay_too_early(words)
 
@@ -238,6 +242,15 @@ def _no_mapping(path: Path) -> str | None:
             return None
         what = "holds no keys: not a configuration"
     return what + _nearest_file(str(path))
+
+
+def _no_section(path: Path) -> str | None:
+    """A section that holds no keys; the parser would pass over it, and over all that other files say there."""
+    for key, value in read_yaml(path).items():
+        if (key in SECTIONS and not isinstance(value, dict)) or (key == "data" and value is None):
+            found = "nothing" if value is None else f"{str(value)[:40]!r}"
+            return f"{key}: holds {found}\n  expected  keys of its own, indented below it"
+    return None
 
 
 class RepeatedKey(ValueError):
