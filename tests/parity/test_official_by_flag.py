@@ -102,10 +102,11 @@ CLICKS = sorted(sam_i2v_rule.recordings("e2e_click*"), key=lambda path: not path
     [*((path, 3) for path in CLICKS[:1]), *(pytest.param(p, 100, marks=pytest.mark.slow) for p in CLICKS)],
 )
 def test_sam_i2v(path, most, run, tmp_path, monkeypatch):
-    """One click on the first frame, tracked on; the selector's random draws are those of the recording."""
+    """One click, tracked on; the selector's random draws are those of the recording."""
     monkeypatch.setenv("RVOS_WEIGHTS", str(tmp_path / "nothing_here"))
     recording = sam_i2v_rule.Recording(path)
-    frames = min(most, recording.frames("click"))
+    *_, first = sam_i2v_rule.CLICK
+    frames = min(first + most, recording.frames("click"))
     model = i2v.build()
     sam_i2v_rule.fill(model, i2v.official_names(model.state_dict()), recording.sharp)
     torch.save({"model": i2v.export_state(model.state_dict())}, tmp_path / "official.pt")
@@ -117,10 +118,11 @@ def test_sam_i2v(path, most, run, tmp_path, monkeypatch):
         "--model.network.memory.selector", "recorded_data.ReplayedSelector",
         "--model.network.memory.selector.recording", path,
     )  # fmt: skip
-    names = ["click.prompt_frame", *(f"click.f{time}.video" for time in range(1, frames))]
-    for time, name in enumerate(names):
+    rows, columns = (slice(None, None, step) for step in sam_i2v_rule.STRIDES[2:])
+    names = {first: "click.prompt_frame", **{time: f"click.f{time}.video" for time in range(first + 1, frames)}}
+    for time, name in names.items():
         recorded = recording[name][0, 0]
-        ours = kept["masks"][0, time, ::9, ::10]
+        ours = kept["masks"][0, time, rows, columns]
         sure = recorded.abs() > 1e-2 * recorded.std()
         assert torch.equal(ours[sure], recorded[sure] > 0), name
 

@@ -15,14 +15,15 @@ from rvos_lightning.core.network import PromptedSegmenter
 from rvos_lightning.core.types import Clip, ClipMeta, UserPrompt
 from rvos_lightning.systems.sam_i2v.memory_selector import MemorySelector
 from rvos_lightning.systems.sam_i2v.predictor import VideoPredictor
-from tests.parity.sam_i2v_rule import CLICK, FRAMES, README, SIZE, Recording, ellipse, given, recordings
+from tests.parity.sam_i2v_rule import CLICK, FRAMES, README, SIZE, STRIDES, Recording, ellipse, given, recordings
 from tests.parity.test_sam_i2v import network
 from tests.parity.test_sam_i2v_training import MEAN, STD
 
 pytestmark = pytest.mark.xdist_group("sam_i2v")
 CORRECTION = stated(README, r"a negative click \((\d+),(\d+)\) on the already tracked frame (\d+)", (300, 200, 3))
 ELLIPSE = stated(README, r"object 1: GT mask E\((\d+),(\d+),(\d+),(\d+),(\d+),(\d+)\)", (*SIZE, 120, 200, 50, 80))
-POINTS = re.search(r"points of \[(.*?)\]", README)
+POINTS = stated(README, r"points of \[(.*?)\]", "(300,100)+,(350,150)+,(100,200)-")
+GIVEN = stated(README, r"object 1: GT mask E\([\d,]+\) on frame (\d+)", 0)
 
 
 def injected(recording: Recording, start: str) -> Callable[[Tensor, int], Tensor]:
@@ -56,7 +57,7 @@ def to_video(low: Tensor) -> Tensor:
 def check_frame(recording: Recording, name: str, video: VideoPredictor, time: int, low: Tensor) -> None:
     memory = video.state.frames[time]
     recording.check(f"{name}.low", low, (1, 1, 8, 8))
-    recording.check(f"{name}.video", to_video(low), (1, 1, 9, 10))
+    recording.check(f"{name}.video", to_video(low), STRIDES)
     recording.check(f"{name}.obj", video.loop.presence[time], bound=3e-3)
     recording.check(f"{name}.obj_ptr", memory.pointer, (1, 8))
     recording.check(f"{name}.mem", memory.spatial, (1, 8, 16, 16), bound=3e-2)
@@ -99,10 +100,10 @@ def test_click_track_correct(path: Path, model: PromptedSegmenter) -> None:
         *correction, again = CORRECTION
         video = predictor(model, recording.frames("click"), 1)
         prompted = video.prompt(first, {0: clicks([(*click, 1)], first)})
-        recording.check("click.prompt_frame", to_video(prompted), (1, 1, 9, 10))
+        recording.check("click.prompt_frame", to_video(prompted), STRIDES)
         run_pass(recording, "click", video)
         corrected = video.prompt(again, {0: clicks([(*correction, 0)], again)})
-        recording.check("correct.prompt_frame", to_video(corrected), (1, 1, 9, 10))
+        recording.check("correct.prompt_frame", to_video(corrected), STRIDES)
         run_pass(recording, "correct", video, keep=frozenset({again}))
 
 
@@ -111,9 +112,9 @@ def test_two_objects(path: Path, model: PromptedSegmenter) -> None:
     recording = Recording(path)
     with torch.inference_mode():
         video = predictor(model, recording.frames("two"), 2)
-        video.prompt(0, {0: UserPrompt(0, mask=ellipse(*ELLIPSE))})
-        points = [(int(x), int(y), int(sign == "+")) for x, y, sign in re.findall(r"\((\d+),(\d+)\)([+-])", POINTS[1])]
+        video.prompt(GIVEN, {0: UserPrompt(GIVEN, mask=ellipse(*ELLIPSE))})
+        points = [(int(x), int(y), int(sign == "+")) for x, y, sign in re.findall(r"\((\d+),(\d+)\)([+-])", POINTS)]
         for k in range(1, 1 + sum(name.startswith("two.click") and name.count(".") == 1 for name in recording)):
-            low = video.prompt(0, {1: clicks(points[:k])})
-            recording.check(f"two.click{k}", to_video(low), (1, 1, 9, 10))
+            low = video.prompt(GIVEN, {1: clicks(points[:k], GIVEN)})
+            recording.check(f"two.click{k}", to_video(low), STRIDES)
         run_pass(recording, "two", video)
