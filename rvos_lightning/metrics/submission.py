@@ -210,6 +210,8 @@ class SavedMasks:
         self.archive = None if self.place.is_dir() else _opened(self.place)
         members = () if self.archive is None else self.archive.infolist()
         self._names = None if self.archive is None else {member_name(member): member for member in members}
+        self._numbered = False  # some picture holds an object's number
+        self._strange: dict[int, str] = {}  # value that is none -> the first picture that holds it
 
     def missing(self, expected: Iterable[ClipMeta]) -> list[str]:
         """Files that are not there."""
@@ -272,11 +274,36 @@ class SavedMasks:
             if masks.shape[2:] != picture.shape:
                 meta = metas[wanted[0][0]]
                 raise SubmissionError(f"{self.place}: pictures of {meta.video}/{meta.item} differ in size")
+            if self.layout.merged:
+                self._compare(name, picture, {labels[item] for item, _ in wanted})
             for item, time in wanted:
                 masks[item, time] = picture == labels[item] if self.layout.merged else picture > 0
         if masks is None:
             raise SubmissionError(f"{self.place}: no frame of {metas[0].video} was asked for")
         return torch.from_numpy(masks)
+
+    def _compare(self, name: str, picture: UInt8[np.ndarray, "height width"], meant: set[int]) -> None:
+        held = set(np.flatnonzero(np.bincount(picture.ravel(), minlength=256)).tolist()) - {0}
+        self._numbered |= not held.isdisjoint(meant)
+        for value in held - meant:
+            self._strange.setdefault(value, name)
+
+    def strangers(self) -> str | None:
+        """What to say of values, in pictures that were read, which are no object's number.
+
+        Raises:
+            SubmissionError: there are no others.
+        """
+        if not self._strange:
+            return None
+        value, name = next(iter(self._strange.items()))
+        values = ", ".join(map(str, sorted(self._strange)[:6]))
+        if not self._numbered:
+            raise SubmissionError(
+                f"{self.place}: {name} holds {value}, and no picture holds the number of an object of its video "
+                f"(values found: {values}). Save each object with its number, as {self.layout.note} has it."
+            )
+        return f"values that are no object's number count as background: {values}, the first in {name}"
 
     def _exists(self, name: str) -> bool:
         return (self.place / name).is_file() if self._names is None else name in self._names

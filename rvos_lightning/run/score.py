@@ -54,8 +54,8 @@ def score(reader: Reader, options: Options) -> FrameRows:
     Only annotated frames need a prediction.
 
     Raises:
-        SubmissionError: predictions are missing (unless read as empty, and some are there) or misshapen, or truth is
-            hidden.
+        SubmissionError: predictions are missing (unless read as empty, and some are there), misshapen, or without any
+            object's number, or truth is hidden.
     """
     metric = metric_of(options.protocol) if options.protocol else reader.protocol()
     saved = SavedMasks(options.predictions, options.layout or reader.layout)
@@ -77,6 +77,8 @@ def score(reader: Reader, options: Options) -> FrameRows:
         saved.refuse(gaps)
     elif gaps:
         print(f"{len(gaps)} of {asked} masks are missing and count as empty, first {gaps[0]}", file=sys.stderr)
+    if remark := saved.strangers():
+        print(remark, file=sys.stderr)
     return metric
 
 
@@ -122,7 +124,8 @@ def main(args: Sequence[str] | None = None) -> int:
     options, data = parse(args)
     try:
         if options.table is not None:
-            table_path(options.table)
+            if table_path(options.table).exists():
+                raise SubmissionError(f"{options.table}: is there already, and nothing is overwritten; name another")
         reader = data.read(options.split)
         if reader is None:
             raise SubmissionError(f"{type(data).__name__} has no {options.split} split; choose another with --split")

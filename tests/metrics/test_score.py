@@ -4,6 +4,7 @@ import csv
 import zipfile
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import yaml
 from made_masks import cut
@@ -120,3 +121,41 @@ def test_hidden_truth_is_said(tmp_path, config, capsys):
     _, folder = write(tmp_path, "mevis")
     assert main(["-c", config(hidden=True), "--predictions", str(folder.root)]) == 1
     assert "truth is hidden" in capsys.readouterr().err
+
+
+def test_values_that_are_no_objects_number_are_said_or_refused(tmp_path, capsys):
+    """Where objects share a picture, masks of 0 and 255 would score 0 without a word."""
+    from PIL import Image
+
+    reader, folder = write(tmp_path, "ref_davis")
+    pictures = sorted(folder.root.rglob("*.png"))
+    drawn = next(path for path in pictures if np.asarray(Image.open(path)).any())
+
+    def mark(path):
+        Image.fromarray((np.asarray(Image.open(path)) > 0).astype(np.uint8) * 255).save(path)
+
+    mark(drawn)
+    score(reader, Options(folder.root))
+    assert "count as background: 255, the first in" in capsys.readouterr().err
+    for path in pictures:
+        mark(path)
+    with pytest.raises(SubmissionError, match="holds 255, and no picture holds the number of an object"):
+        score(reader, Options(folder.root))
+
+
+def test_a_table_is_not_overwritten(tmp_path, monkeypatch, capsys):
+    reader, folder = write(tmp_path, "mevis")
+    options = Options(folder.root, table=tmp_path / "t.csv")
+    monkeypatch.setattr(scoring, "parse", lambda args: (options, Data(reader)))
+    assert main() == 0
+    before = (tmp_path / "t.csv").read_bytes()
+    assert main() == 1 and "t.csv: is there already" in capsys.readouterr().err
+    assert (tmp_path / "t.csv").read_bytes() == before
+
+
+class Data:
+    def __init__(self, reader):
+        self.reader = reader
+
+    def read(self, split):
+        return self.reader
