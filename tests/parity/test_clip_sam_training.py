@@ -90,7 +90,8 @@ def losses_prediction(golden):
 def objectives(golden, preset, tag, batch):
     """The released losses; canvas 0: the recorded logits have the truth's size."""
     bce, dice, clip = WEIGHTS[preset]
-    queries = QueryMatching(clip=clip, ignore="none" if "gres" in golden.path.stem else "same_category")
+    grown = golden.config["kind"] == "gres" if "kind" in golden.config else "no_target_logits" in golden
+    queries = QueryMatching(clip=clip, ignore="none" if grown else "same_category")
     queries.draw = Drawn(golden, tag, batch, matched=True)
     return [DecoderMasks(bce, dice, canvas=0, dilute=True), queries]
 
@@ -182,7 +183,7 @@ def training_step(path):
     """Prediction and objectives' terms of a training recording."""
     golden = Recording(path)
     c, batch = golden.config, golden.config["B"]
-    grown = "gres" in path.stem
+    grown = "no_target_logits" in golden
     net = network(golden, grown)
     tag = tag_of(path, "trainnt" if grown else "step" if "step" in path.stem else "train")
     images = ImageFeatures(golden.sam_map(f"{tag}.fsam", batch, 64, 64), golden.normal(f"{tag}.v", batch, 576, 1024))

@@ -124,6 +124,8 @@ def test_conditional_memory_encoder(path):
 @pytest.mark.parametrize("rule", ["A", "B"])
 def test_text_path(path, rule):
     golden = Recording(path)
+    if f"{rule}.cls" not in golden:
+        pytest.skip(f"no rule {rule} in {path.name}")
     c = golden.config
     text = roberta(c["roberta"])
     sam2 = Sam2("hiera_t", image_size=c["image_size"])
