@@ -271,7 +271,8 @@ def check_optimizer_step(golden, net):
     steady = clipped > 1e-10  # biases before a norm have none but rounding: far below AdamW's eps of 1e-8
     errors = golden.errors("delta_norms", norms)
     allowed = 1e-2 * golden.arrays["delta_norms"].double() + 1e-9
-    assert bool((errors <= allowed)[steady].all()) and int((errors > allowed).sum()) <= 4
+    step = c["lr"] * sizes[index].double()
+    assert bool((errors <= torch.where(steady, allowed, allowed.maximum(1e-3 * step))).all())
     for start in c["unchanged_top"]:  # whole layers, by the beginning of their names
         own = [name for name in deltas if name == start or name.startswith(f"{start}.")]
         assert own and not any(deltas[name].any() for name in own), start
