@@ -18,8 +18,8 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args
 from annotated_types import Ge, Interval, Le
 
 OURS = ("rvos_lightning.", "callbacks")
-RATES = ("lr", "weight_decay", "eps")
-"""Arguments of other people's classes that are never negative."""
+LEAST = {"lr": 0, "weight_decay": 0, "eps": 0, "gradient_clip_val": 0, "accumulate_grad_batches": 1}
+"""Least values of arguments of other people's classes."""
 
 
 class Fault(NamedTuple):
@@ -106,7 +106,7 @@ def _takes_null(own: Taken) -> bool:
 def _usual(name: str, value: Any, own: Taken, owner: Any) -> float | None:
     """The least number an argument takes that declares none."""
     if not owner.__module__.startswith(OURS):
-        return 0 if name in RATES else None
+        return LEAST.get(name)
     defaults = _numbers(own.default)
     if any(each < 0 for each in defaults):
         return None

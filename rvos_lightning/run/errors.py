@@ -262,8 +262,10 @@ def _full_name(key: str, typed: dict[str, Any]) -> str:
 
 def _class(class_path: str) -> Any:
     module, _, name = class_path.rpartition(".")
-    if not module:
+    if not module and name in parts():
         module, name = parts()[name][0].module, parts()[name][0].name
+    elif not module:
+        module = next((each for each in LIBRARIES.values() if name in _public_names(each)), "")
     return getattr(importlib.import_module(module), name)
 
 

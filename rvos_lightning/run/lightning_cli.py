@@ -40,6 +40,14 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
+NOTHING = {
+    "max_steps": "1 or more, -1 for no end",
+    "max_epochs": "1 or more, -1 for no end",
+    "limit_train_batches": "a number of batches, or 1.0 for all",
+}
+"""What of the trainer may not be 0 in training, and what to give instead."""
+
+
 class Parser(FewLines, LightningArgumentParser):
     """The usual parser, which also takes our data sets."""
 
@@ -91,9 +99,9 @@ class RVOSCLI(LightningCLI):
         )
         if config.trainer.val_check_interval == 0:
             raise ValueError("trainer.val_check_interval is 0: give a number of batches, or 1.0 for once an epoch")
-        for key in ("max_steps", "max_epochs"):
-            if verb == "fit" and config.trainer[key] == 0:
-                raise ValueError(f"trainer.{key} is 0, so that nothing would be trained: give 1 or more, -1 for no end")
+        for key, more in NOTHING.items() if verb == "fit" else ():
+            if config.trainer[key] == 0:
+                raise ValueError(f"trainer.{key} is 0, so that nothing would be trained: give {more}")
         RVOSCLI.run_folder = folder.claim(configured, verb, words, goes_on)
         own = RVOSCLI.run_folder.path
         config.trainer.default_root_dir = str(own)

@@ -1,5 +1,6 @@
 """The readers of promptable sets on tiny copies of the official layouts, traps included."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -225,3 +226,16 @@ def test_sa1b(tmp_path):
     names.write_text("sa_9.jpg\n")
     with pytest.raises(Refused, match="1 of 1 listed pictures"):
         SA1BReader(tmp_path, files=names)
+
+
+@pytest.mark.parametrize("facts", [[], " ", 1.5, {"category": 3}, {"frames": True}, {"frames": [3]}])
+def test_meta_of_another_kind_names_file_video_and_object(tmp_path, facts):
+    root = layouts.youtube_vos(tmp_path, make_scene(), True)
+    path = root / "train" / "meta.json"
+    content = json.loads(path.read_text())
+    video = next(iter(content["videos"]))
+    label = next(iter(content["videos"][video]["objects"]))
+    content["videos"][video]["objects"][label] = facts
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=rf"meta\.json: video {video}.*{label}"):
+        YouTubeVOSReader(root, "train")

@@ -59,3 +59,25 @@ def test_names(refused, words: tuple[str, str], nearest: str) -> None:
 
 def test_a_number_is_no_class(refused) -> None:
     assert refused("--model.optimizer.lr", "fast").splitlines()[1:] == ["  value     fast", "  expected  float"]
+
+
+def test_what_a_class_of_others_needs_is_named_in_full(refused) -> None:
+    assert "CSVLogger needs save_dir: give --trainer.logger.save_dir" in refused("--trainer.logger", "CSVLogger")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--trainer.accumulate_grad_batches", "0"), "a number from 1"),
+        (("--trainer.gradient_clip_val", "-1"), "a number from 0"),
+    ],
+)
+def test_numbers_of_the_trainer(refused, words: tuple[str, str], expected: str) -> None:
+    assert refused(*words).splitlines()[2] == f"  expected  {expected}"
+
+
+def test_training_on_no_batch_is_refused(root: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    words = ["-c", str(root / "configs/tiny.yaml"), "--trainer.default_root_dir", str(tmp_path / "run")]
+    with pytest.raises(SystemExit, match="limit_train_batches is 0, so that nothing would be trained"):
+        main(["fit", *words, "--trainer.limit_train_batches", "0"])
+    assert not (tmp_path / "run").exists()

@@ -68,7 +68,13 @@ def read_meta(path: Path) -> Meta:
         for label, facts in require(record, "objects", dict, f"{path}: video {video}").items():
             if not label.isdecimal() or not 0 < int(label) < 255:
                 raise DataError(f"{path}: video {video}: object {label!r} is no number of a palette mask (1 to 254).")
-            meta[video, int(label)] = facts.get("category", ""), facts.get("frames") or []
+            place = f"{path}: video {video}, object {label}"
+            facts = require({label: facts}, label, dict, place)
+            category = require(facts, "category", str, place) if facts.get("category") is not None else ""
+            frames = require(facts, "frames", list, place) if facts.get("frames") is not None else []
+            if not all(isinstance(frame, str) for frame in frames):
+                raise DataError(f"{place}: field 'frames' must hold names of pictures, found {str(frames)[:40]}.")
+            meta[video, int(label)] = category, frames
     return meta
 
 
