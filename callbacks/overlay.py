@@ -85,7 +85,7 @@ class Overlay(MaskSink):
         """Remember where frames come from and where pictures go; returns the numbers of videos that are done.
 
         Raises:
-            DataError: two videos have one name, or a name leads out of the folder.
+            DataError: two videos have one name, a name leads out of the folder, or it holds other results.
         """
         self._root, self._reader = Path(trainer.default_root_dir) / "predictions", reader
         folders = [folder_of(self._root, video.id) for video in reader.videos]
@@ -101,7 +101,13 @@ class Overlay(MaskSink):
                 "labels: ask for fewer in one command, or leave the pictures out: --callbacks.overlay null"
             )
         self._keys = {v: digest(run, facts(reader, v, own)) for v, own in self._items.items()}
-        done = [v for v, folder in enumerate(folders) if self.skip_done and read_key(folder) == self._keys[v]]
+        found = [read_key(folder) if self.skip_done else None for folder in folders]
+        if other := next((folders[v] for v, key in enumerate(found) if key not in (None, self._keys[v])), None):
+            raise DataError(
+                f"{other}: holds results of other weights, prompts or frames: give another --trainer.default_root_dir, "
+                "or none, or --skip_done false to replace them"
+            )
+        done = [v for v, key in enumerate(found) if key is not None]
         done = trainer.strategy.broadcast(done)
         if done and trainer.is_global_zero:
             print(f"{len(done)} of {len(folders)} videos are done and left out (--skip_done false does them again)")

@@ -209,6 +209,12 @@ def test_videos_of_one_name_get_a_result_each_and_are_not_done_twice(work, capsy
     assert "1 of 2 videos are done" in capsys.readouterr().out
     assert (made / "bike_images/record.json").stat().st_mtime_ns == written
     assert json.loads((made / "judo_images/record.json").read_text())["complete"]
+    other = [word.replace("$5 note", "cat") for word in words]
+    with pytest.raises(SystemExit, match="judo_images: holds results of other weights, prompts or frames"):
+        _main(*other)
+    assert (made / "bike_images/record.json").stat().st_mtime_ns == written
+    _main(*other, "--skip_done", "false")
+    assert "the cat and" in (made / "bike_images/record.json").read_text()
 
 
 def test_films_of_one_size_and_length_each_get_a_result(work):
