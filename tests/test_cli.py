@@ -263,6 +263,7 @@ def look_up(host, *rest, **more):
 socket.socket.connect, socket.getaddrinfo = connect, look_up
 from rvos_lightning.run.cli import main
 text = ["--model.network.segmenter.weights", "facebook/sam2-hiera-large"]
+text += ["--trainer.default_root_dir", {folder!r}]  # where a process that is shot leaves its lock
 sys.argv = ["rvos", "fit", "-c", "configs/samwise.yaml", *text, *{more}]
 main()
 """
@@ -283,7 +284,7 @@ def test_hub_lets_it(root, tmp_path):
 def offline(root, home, imports, more) -> str:
     hidden = ("HF_", "TRANSFORMERS_", "http", "HTTP", "all_proxy", "ALL_PROXY")
     kept = {key: value for key, value in os.environ.items() if not key.startswith(hidden)} | {"HF_HOME": str(home)}
-    code = OFFLINE.format(imports=imports, more=more)
+    code = OFFLINE.format(imports=imports, more=more, folder=str(home / "runs"))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, env=kept, timeout=300)
     assert done.returncode != 0
     return done.stdout + done.stderr
