@@ -274,19 +274,21 @@ class SavedMasks:
             if masks.shape[2:] != picture.shape:
                 meta = metas[wanted[0][0]]
                 raise SubmissionError(f"{self.place}: pictures of {meta.video}/{meta.item} differ in size")
-            if self.layout.merged:
-                self._compare(name, picture, {labels[item] for item, _ in wanted})
             for item, time in wanted:
                 masks[item, time] = picture == labels[item] if self.layout.merged else picture > 0
+            if self.layout.merged:
+                self._compare(name, picture, {labels[item]: masks[item, time] for item, time in wanted})
         if masks is None:
             raise SubmissionError(f"{self.place}: no frame of {metas[0].video} was asked for")
         return torch.from_numpy(masks)
 
-    def _compare(self, name: str, picture: UInt8[np.ndarray, "height width"], meant: set[int]) -> None:
-        held = set(np.flatnonzero(np.bincount(picture.ravel(), minlength=256)).tolist()) - {0}
-        self._numbered |= not held.isdisjoint(meant)
-        for value in held - meant:
-            self._strange.setdefault(value, name)
+    def _compare(self, name: str, picture: UInt8[np.ndarray, "height width"], meant: dict[int, np.ndarray]) -> None:
+        """Note values that are none of the labels in `meant`, whose masks of the picture are beside them."""
+        pixels = sum(map(np.count_nonzero, meant.values()))
+        self._numbered |= pixels > 0
+        if np.count_nonzero(picture) > pixels:  # values are counted only then: 40 times the work
+            for value in sorted({*np.flatnonzero(np.bincount(picture.ravel())).tolist()} - {0, *meant}):
+                self._strange.setdefault(value, name)
 
     def strangers(self) -> str | None:
         """What to say of values, in pictures that were read, which are no object's number.
