@@ -7,7 +7,7 @@ loads the file, and only a part of which the file lacks something is read from w
 import argparse
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,23 +90,22 @@ _START: ContextVar[Start | None] = ContextVar("start", default=None)
 
 
 @contextmanager
-def starting_from(path: Path | str | None) -> Iterator[None]:
+def _building(start: Start | None) -> Iterator[None]:
+    token = _START.set(start)
+    try:
+        yield
+    finally:
+        _START.reset(token)
+
+
+def starting_from(path: Path | str | None) -> AbstractContextManager[None]:
     """Build a network inside, which `start_from(network, path)` fills; None: parts open their own files at once."""
-    token = _START.set(None if path is None else Start.open(path))
-    try:
-        yield
-    finally:
-        _START.reset(token)
+    return _building(None if path is None else Start.open(path))
 
 
-@contextmanager
-def unread() -> Iterator[None]:
+def unread() -> AbstractContextManager[None]:
     """Build a network inside whose parts ask their files for sizes only: its numbers are random."""
-    token = _START.set(Start(Path("unread"), {}))
-    try:
-        yield
-    finally:
-        _START.reset(token)
+    return _building(Start(Path("unread"), {}))
 
 
 def started() -> Start | None:

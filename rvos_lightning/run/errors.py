@@ -34,7 +34,7 @@ GROUPS = {"objectives": "losses", "callbacks": "callbacks", "model.metrics": "me
 FILLED_BY = {
     "data": "data sets", "network": "networks", "segmenter": "segmenters", "adapter": "adapters",
     "prompter": "prompters", "memory": "memories", "text": "text encoders", "scheduler": "schedules",
-    "logger": "loggers",
+    "logger": "loggers", "optimizer": "optimizers",
 }  # fmt: skip
 """Last part of a key that holds one part -> its kind."""
 LIBRARIES = {
@@ -48,20 +48,20 @@ class FewLines:
 
     Attributes:
         typed: the words of the command line.
-        said: dotted key -> value of what the words and their files say.
+        said: dotted keys and values of what the words and their files say, in their order.
     """
 
     typed: Sequence[str] = ()
-    said: Mapping[str, Any] = {}
+    said: Sequence[tuple[str, Any]] = ()
 
     @classmethod
     def listen(cls, words: Sequence[str]) -> None:
         """Note what was typed; files are read now, as the parser works in the folder of the one that it reads."""
-        cls.typed, cls.said = list(words), dict(typed_in(words))
+        cls.typed, cls.said = list(words), list(typed_in(words))
 
     def error(self, message: str, ex: Exception | None = None) -> None:
         """Print key, value, what was expected and the nearest valid names; exit with status 2."""
-        self.exit(2, explain(message, self.typed, self.said) + "\n")  # type: ignore[attr-defined]
+        self.exit(2, explain(message, self.typed, dict(self.said)) + "\n")  # type: ignore[attr-defined]
 
 
 def explain(message: str, args: Sequence[str], said: Mapping[str, Any]) -> str:
@@ -87,11 +87,10 @@ def explain(message: str, args: Sequence[str], said: Mapping[str, Any]) -> str:
     return f"error: {message.strip()}"
 
 
-def taken_from_nothing(args: Sequence[str]) -> str | None:
+def taken_from_nothing(said: Sequence[tuple[str, Any]]) -> str | None:
     """An error about a flag that takes away a callback or loss that is not there, and so would do nothing."""
-    pairs = list(typed_in(args))
     for group in ("callbacks", "objectives"):
-        given = [(key.split(".")[1], value) for key, value in pairs if key.startswith(f"{group}.")]
+        given = [(key.split(".")[1], value) for key, value in said if key.startswith(f"{group}.")]
         known = [*dict.fromkeys(name for name, value in given if value not in ("null", "None"))]
         known += list(USUAL_CALLBACKS) if group == "callbacks" else []
         if lost := next((name for name, _ in given if name not in known), None):
@@ -222,9 +221,7 @@ def _near_classes(value: str, key: str) -> list[str]:
         return [f"{module}.{n}" for n in near]
     place = key.rpartition(".")[2]
     kind = GROUPS.get(key) or FILLED_BY.get(place)
-    known = [
-        n for n, some in parts().items() if any(kind in (None, part.kind) for part in some) and place != "optimizer"
-    ]
+    known = [n for n, some in parts().items() if any(kind in (None, part.kind) for part in some)]
     known += [n for n in _public_names(LIBRARIES[place]) if n[0].isupper()] if place in LIBRARIES else []
     return difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known[:6]
 

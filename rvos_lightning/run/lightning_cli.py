@@ -83,7 +83,7 @@ class RVOSCLI(LightningCLI):
         said = self.config.get(str(self.config.get("subcommand")), self.config).as_dict()
         owners = {"model": RVOSModule, "trainer": Trainer}
         wrong = (fault for key, value in said.items() for fault in faults(key, value, owners.get(key)))
-        if (fault := taken_from_nothing(Parser.typed) or next(wrong, None)) is not None:
+        if (fault := taken_from_nothing(Parser.said) or next(wrong, None)) is not None:
             parser.exit(2, f"{fault}\n")
         given = self.config.get("subcommand") and self.config[self.config.subcommand].get("ckpt_path")
         if given and given not in ("last", "best"):

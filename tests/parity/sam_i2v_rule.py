@@ -139,10 +139,7 @@ def ellipse(height: int, width: int, cy: float, cx: float, ry: float, rx: float)
 def numbers(terms: str, **values: int) -> list[int]:
     """`40+6n-3t,14+3n` and the letters' values as numbers."""
     parts = [re.findall(r"([+-]?)(\d*)([a-z]?)", term.strip()) for term in terms.split(",")]
-    return [
-        sum((-1 if sign else 1) * int(n or 1) * (values[x] if x else 1) for sign, n, x in part if n or x)
-        for part in ([(sign == "-", n, x) for sign, n, x in part] for part in parts)
-    ]
+    return [sum(int(f"{sign}{n or 1}") * (values[x] if x else 1) for sign, n, x in part if n or x) for part in parts]
 
 
 def shapes(pattern: str, default: str) -> list[str]:
