@@ -665,6 +665,8 @@ def test_masks_of_numbers_where_nothing_is_lost(tmp_path):
         ("coco", lambda t: t["annotations"][0].update(category_id=9), "'category_id' is 9, but the categories are"),
         ("coco", lambda t: t["categories"][1].update(id=1), "two have the id 1"),
         ("coco", lambda t: t["annotations"][1].update(id=1), "two annotations have the id 1"),
+        ("coco", lambda t: t.update(tracks=[{"id": 7}, {"id": 7}]), "tracks: two have the id 7"),
+        ("coco", lambda t: t.update(videos=[{"id": 7}, {"id": 7}]), "videos: two have the id 7"),
         ("coco", lambda t: t["annotations"][0].update(track_id=3.0), "'track_id' must be int or str"),
         ("coco", lambda t: t["images"][0].update(video_id="a"), "'video_id' must be int"),
         ("coco", lambda t: t["annotations"][0].update(segmentation=[[[1, 1], [5, 5], [7, 9]]]), "must list polygons"),

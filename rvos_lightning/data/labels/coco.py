@@ -14,6 +14,7 @@ from rvos_lightning.data.labels.coco_records import (
     CROWDS,
     KEYPOINTS,
     UNNAMED,
+    by_id,
     by_owner,
     categories_of,
     category_names,
@@ -49,8 +50,8 @@ def read(source: Path, frames: Path, losses: Losses) -> Iterator[LabelledVideo]:
     categories = category_names(lists["categories"], f"{source}: categories")
     on = by_owner(lists["images"], lists["annotations"], "image", source, (int, str))
     images = {record["id"]: record for record in lists["images"]}
-    tracks = {require(one, "id", int, f"{source}: tracks"): one for one in _optional(table, "tracks", source)}
-    known = {require(one, "id", int, f"{source}: videos"): one for one in _optional(table, "videos", source)}
+    tracks = by_id(_optional(table, "tracks", source), f"{source}: tracks")
+    known = by_id(_optional(table, "videos", source), f"{source}: videos")
     groups = _grouped(images, frames, source, losses)
     said = expressions_in(table, groups.keys(), source)
     for key, group in groups.items():

@@ -58,19 +58,29 @@ def by_owner(
     return own
 
 
+def by_id(records: Sequence[Any], place: str) -> dict[int, Any]:
+    """Record by id.
+
+    Raises:
+        DataError: no id, one of another kind, or two records of one.
+    """
+    found: dict[int, Any] = {}
+    for one in records:
+        number = require(one, "id", int, place)
+        if number in found:
+            raise DataError(f"{place}: two have the id {number}; ids must be unique.")
+        found[number] = one
+    return found
+
+
 def category_names(records: Sequence[Any], place: str) -> dict[int, str]:
     """Name by id.
 
     Raises:
         DataError: a field missing or of another kind, or two categories of one id.
     """
-    names: dict[int, str] = {}
-    for one in records:
-        number = require(one, "id", int, place)
-        if number in names:
-            raise DataError(f"{place}: two have the id {number}; ids must be unique.")
-        names[number] = require(one, "name", str, place).strip() or UNNAMED
-    return names
+    named = by_id(records, place)
+    return {number: require(one, "name", str, place).strip() or UNNAMED for number, one in named.items()}
 
 
 def category_of(record: Any, names: Mapping[int, str], place: str) -> str:
