@@ -24,6 +24,9 @@ from rvos_lightning.metrics.region_boundary import COUNTS, boundary_measure, fra
 
 Scores = dict[str, Float64[Tensor, ""]]
 
+STATES = ("rows", "confidence", "facts")
+"""What a metric has counted: three lists of tensors."""
+
 HEADS = 4
 """Columns of a row before its counts: item, other item, frame, proposal."""
 
@@ -127,6 +130,11 @@ class FrameRows(ABC):
         """
         if not self.only or window.meta[0].source == self.only:
             self._take(window)
+
+    def join(self, other: "FrameRows") -> None:
+        """Add what a metric of the same protocol, perhaps of another process, has counted."""
+        for name in STATES:  # copied: a tensor of another process keeps a file open
+            getattr(self, name).extend(part.clone() for part in getattr(other, name))
 
     def _take(self, window: SegmentedWindow) -> None:
         targets = self._check(window)

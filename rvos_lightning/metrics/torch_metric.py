@@ -9,9 +9,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from rvos_lightning.core.types import SegmentedWindow
-from rvos_lightning.metrics.rows import FrameRows, Scores
-
-STATES = ("rows", "confidence", "facts")
+from rvos_lightning.metrics.rows import STATES, FrameRows, Scores
 
 
 class TorchMetric(Metric):

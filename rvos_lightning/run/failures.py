@@ -137,7 +137,7 @@ def _from_worker(error: BaseException) -> str | None:
     if killed := re.search(died, text):
         return (
             f"loader worker, process {killed[1]}: {killed[2]}. Out of memory, most likely, or ended from outside: "
-            "fewer --data.workers, or smaller --data.batch_size"
+            "fewer --data.workers (of score: --workers), or smaller --data.batch_size"
         )
     if not text.startswith("Caught ") or "worker process" not in text.partition("\n")[0]:
         return None

@@ -5,19 +5,23 @@ server's layout, made by whatever code, and prints the same numbers with the sam
 """
 
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
+from torch.utils.data import DataLoader, Dataset
+
 from rvos_lightning import metrics
+from rvos_lightning.core.bounds import FromZero
 from rvos_lightning.core.types import ClipMeta, SegmentedWindow, Targets
+from rvos_lightning.data.clips.sampler import begin_worker
 from rvos_lightning.data.reader import Reader, expected_items
 from rvos_lightning.data.sources.frames import lazy_targets
 from rvos_lightning.metrics.layouts import LayoutName, SubmissionError
 from rvos_lightning.metrics.rows import FrameRows
-from rvos_lightning.metrics.submission import SavedMasks
+from rvos_lightning.metrics.saved_masks import SavedMasks, Values
 from rvos_lightning.metrics.tables import table_path, write_table
 
 WINDOW_PIXELS = 1 << 22  # of truth, and as many of predictions: 10 frames of 480p with one object
@@ -25,7 +29,11 @@ WINDOW_PIXELS = 1 << 22  # of truth, and as many of predictions: 10 frames of 48
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line asks for."""
+    """What the command line asks for.
+
+    Attributes:
+        workers: processes that score videos beside this one; 0: this one does.
+    """
 
     predictions: Path
     split: Literal["train", "val", "test", "predict"] = "val"
@@ -33,6 +41,7 @@ class Options:
     layout: LayoutName | None = None
     missing: Literal["refuse", "empty"] = "refuse"
     table: Path | None = None
+    workers: FromZero = 0
 
 
 def metric_of(protocol: str) -> FrameRows:
@@ -48,8 +57,71 @@ def metric_of(protocol: str) -> FrameRows:
     return getattr(metrics, protocol)()
 
 
+@dataclass
+class Counted:
+    """What one video's masks came to.
+
+    Attributes:
+        metric: has counted them.
+        missing: names of masks that are not there.
+        asked: how many should be.
+        values: what shared pictures hold.
+    """
+
+    metric: FrameRows
+    missing: list[str] = field(default_factory=list)
+    asked: int = 0
+    values: Values = field(default_factory=Values)
+
+
+class ScoredVideos(Dataset[Counted | ValueError]):
+    """The videos of a split that have items, each scored when asked for, in whichever process asks.
+
+    Faults are handed out, not raised: a loader would put pages of its own around them.
+
+    Raises:
+        SubmissionError: there is no such protocol, folder or zip.
+    """
+
+    def __init__(self, reader: Reader, options: Options) -> None:
+        self.reader, self.options = reader, options
+        self.metric()
+        self.saved = SavedMasks(options.predictions, options.layout or reader.layout)
+        self.expected = list(expected_items(reader))
+        by_video: dict[int, list[int]] = {}
+        for index, video in enumerate(reader.item_videos().tolist()):
+            by_video.setdefault(video, []).append(index)
+        self.videos = list(by_video.values())
+
+    def metric(self) -> FrameRows:
+        """A new metric of the protocol."""
+        return metric_of(self.options.protocol) if self.options.protocol else self.reader.protocol()
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __getitem__(self, video: int) -> Counted | ValueError:
+        try:
+            return self._count(self.videos[video])
+        except ValueError as error:
+            return error
+
+    def _count(self, items: list[int]) -> Counted:
+        counted = Counted(self.metric())
+        self.saved.values = counted.values
+        for positions, targets in windows(self.reader, items):
+            own = [_window(self.expected[index], positions, targets) for index in items]
+            size = None if self.options.missing == "refuse" else own[0].original_size
+            missing = self.saved.missing(own)
+            counted.missing += missing
+            counted.asked += len(own) * len(positions)
+            if not missing or size is not None:
+                counted.metric.update(SegmentedWindow(self.saved.read_all(own, size), targets, own))
+        return counted
+
+
 def score(reader: Reader, options: Options) -> FrameRows:
-    """Feed every item of the split to the protocol's metric, video by video, in bounded memory.
+    """Score every item of the split by the protocol's metric, video by video, in bounded memory.
 
     Only annotated frames need a prediction.
 
@@ -57,29 +129,35 @@ def score(reader: Reader, options: Options) -> FrameRows:
         SubmissionError: predictions are missing (unless read as empty, and some are there), misshapen, or without any
             object's number, or truth is hidden.
     """
-    metric = metric_of(options.protocol) if options.protocol else reader.protocol()
-    saved = SavedMasks(options.predictions, options.layout or reader.layout)
-    expected = list(expected_items(reader))
-    by_video: dict[int, list[int]] = {}
-    for index, video in enumerate(reader.item_videos().tolist()):
-        by_video.setdefault(video, []).append(index)
-    gaps, asked = list[str](), 0
-    for items in by_video.values():
-        for positions, targets in windows(reader, items):
-            own = [_window(expected[index], positions, targets) for index in items]
-            size = None if options.missing == "refuse" else own[0].original_size
-            missing = saved.missing(own)
-            gaps += missing
-            asked += len(own) * len(positions)
-            if not missing or size is not None:
-                metric.update(SegmentedWindow(saved.read_all(own, size), targets, own))
-    if options.missing == "refuse" or len(gaps) == asked:
-        saved.refuse(gaps)
+    videos = ScoredVideos(reader, options)
+    workers = min(options.workers, len(videos))
+    loader = DataLoader(videos, batch_size=None, num_workers=workers, worker_init_fn=begin_worker)
+    whole = Counted(videos.metric())
+    for counted in _shown(loader, f"{reader.name} {reader.split}"):
+        if isinstance(counted, ValueError):
+            raise counted
+        whole.metric.join(counted.metric)
+        whole.values.join(counted.values)
+        whole.missing += counted.missing
+        whole.asked += counted.asked
+    gaps = whole.missing
+    if options.missing == "refuse" or len(gaps) == whole.asked:
+        videos.saved.refuse(gaps)
     elif gaps:
-        print(f"{len(gaps)} of {asked} masks are missing and count as empty, first {gaps[0]}", file=sys.stderr)
-    if remark := saved.strangers():
+        print(f"{len(gaps)} of {whole.asked} masks are missing and count as empty, first {gaps[0]}", file=sys.stderr)
+    if remark := whole.values.remark(videos.saved.place, videos.saved.layout.note):
         print(remark, file=sys.stderr)
-    return metric
+    return whole.metric
+
+
+def _shown(loader: DataLoader[Any], words: str) -> Iterable[Counted | ValueError]:
+    """The same, with a progress bar where standard error is a terminal."""
+    if not sys.stderr.isatty():
+        return loader
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(loader, words, len(loader), console=Console(stderr=True))
 
 
 def windows(reader: Reader, items: Sequence[int]) -> Iterator[tuple[list[int], Targets]]:

@@ -52,6 +52,38 @@ def test_every_picture_is_decoded_once(name, tmp_path, monkeypatch):
     assert len(opened) == len(list(folder.root.rglob("*.png")))
 
 
+@pytest.mark.parametrize("name", ["ref_davis", "mevis"])
+def test_workers_change_nothing(name, tmp_path, capsys):
+    """Scores to the last bit, rows, and what is said: of a folder, and of a zip, which every process opens itself."""
+    from PIL import Image
+
+    reader, folder = write(tmp_path, name)
+    packed = folder.finish(expected_items(reader))
+    first, *_, last = sorted(folder.root.rglob("*.png"))
+    if name == "ref_davis":
+        Image.fromarray(np.full(np.asarray(Image.open(first)).shape, 99, np.uint8)).save(first)
+    last.unlink()
+    for place in (folder.root, packed):
+        alone = score(reader, Options(place, missing="empty"))
+        said = capsys.readouterr().err
+        together = score(reader, Options(place, missing="empty", workers=2))
+        assert together.compute() == alone.compute() and together.table() == alone.table()
+        assert capsys.readouterr().err == said
+        assert place == packed or ("1 of " in said and ("99, the first in" in said) is (name == "ref_davis"))
+
+
+def test_a_fault_in_a_worker_is_one_line(tmp_path, config, capsys):
+    reader, folder = write(tmp_path, "mevis")
+    sorted(folder.root.rglob("*.png"))[-1].write_bytes(b"no picture")
+    command = ["-c", config(name="mevis"), "--predictions", str(folder.root)]
+    assert main([*command, "--workers", "2"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("refused: ") and "cannot be read" in line
+    with pytest.raises(SystemExit):
+        main([*command, "--workers", "-1"])
+    assert "wrong value for workers" in capsys.readouterr().err
+
+
 def test_missing_files_are_refused_or_empty(tmp_path):
     reader, folder = write(tmp_path, "mevis", annotated_every=2)
     (folder.root / "u/0/00005.png").unlink()  # not annotated, not needed

@@ -15,7 +15,8 @@ from rvos_lightning.data.whole import WriteError
 from rvos_lightning.metrics import submission
 from rvos_lightning.metrics.id_maps import merge_objects
 from rvos_lightning.metrics.layouts import LAYOUTS, SubmissionError, files_of, voc_palette
-from rvos_lightning.metrics.submission import MaskFolder, SavedMasks, check_zip
+from rvos_lightning.metrics.saved_masks import SavedMasks
+from rvos_lightning.metrics.submission import MaskFolder, check_zip
 
 
 def written(root, layout, window=4):

@@ -21,7 +21,8 @@ from rvos_lightning.data.readers.annotation_files import JsonStream, read_json
 from rvos_lightning.data.sources.arrays import hdf5_fields, mat_field
 from rvos_lightning.data.sources.file_tree import Folder, Zip
 from rvos_lightning.metrics.layouts import SubmissionError
-from rvos_lightning.metrics.submission import SavedMasks, check_zip
+from rvos_lightning.metrics.saved_masks import SavedMasks
+from rvos_lightning.metrics.submission import check_zip
 from rvos_lightning.parts.weights import WeightsError, load_official, refuse_misfit
 from rvos_lightning.run.cli import main
 from rvos_lightning.run.words import said_in_full
