@@ -1,6 +1,7 @@
 """A sweep without SLURM: its lines, the command each task runs, and the table of what came out."""
 
 import csv
+import json
 import os
 import shlex
 import subprocess
@@ -103,3 +104,34 @@ def test_a_sweep_on_this_machine_leaves_out_what_has_finished(root, tmp_path, ca
     Path("bad.txt").write_text("[rc=0 in 3 s]\n")
     with pytest.raises(SystemExit):
         main(["run", "bad.txt"])
+
+
+def test_every_line_runs_with_every_seed_and_the_table_has_means(tmp_path, capsys, monkeypatch):
+    """A stand-in for `fit` scores ten times the learning rate plus a hundredth of the seed."""
+
+    where = "--trainer.default_root_dir"
+
+    def fit(command, **_):
+        if command[0] == "squeue":
+            raise FileNotFoundError
+        lr, seed, root = (command[command.index(flag) + 1] for flag in ("--lr", "--seed_everything", where))
+        (Path(root) / "config.yaml").write_text(f"seed_everything: {seed}\ndata: {{seed: {seed}}}\nlr: {lr}\n")
+        score = 10 * float(lr) + int(seed) / 100
+        (Path(root) / "scores.json").write_text(json.dumps({"val": {"j_and_f": score}}))
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("rvos_lightning.run.sweep.subprocess.run", fit)
+    Path("lr.txt").write_text("--lr 0.01\n--lr 0.02\n")
+    assert main(["run", "lr.txt", "--seeds", "0", "-c", "x.yaml"]) == 0
+    assert "lr_0: finished" in capsys.readouterr().out
+    assert main(["run", "lr.txt", "--seeds", "0", "2", "-c", "x.yaml"]) == 0
+    said = capsys.readouterr().out
+    assert "lr_0" not in said and "lr_2: finished" in said  # what has finished is left out
+    main(["table", "runs/sweep/lr"])
+    said = capsys.readouterr().out
+    assert "| 0.01 | 0.1100 | 0.1000, 0.1200 | 0, 2 |" in said and "| 0.02 | 0.2100 | 0.2000, 0.2200 | 0, 2 |" in said
+    for words in (["--seeds", "1", "-c", "x.yaml"], ["--seeds", "0", "2", "-c", "y.yaml"]):
+        with pytest.raises(SystemExit):
+            main(["run", "lr.txt", *words])
+        assert "runs of other" in capsys.readouterr().err

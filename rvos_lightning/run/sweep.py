@@ -1,10 +1,12 @@
 """Before, during and after a sweep.
 
     rvos sweep expand 'model.optimizer.lr=[1e-3,2e-3]' 'seed_everything=[0,1]' > sweep.txt
+    rvos sweep run sweep.txt -c configs/tiny.yaml
     rvos sweep table runs/slurm/1234
 
-`expand` prints one line of flags per combination. `table` gathers what `slurm/array.sbatch` left in the folder of an
-array job: settings that differ and scores, as table.csv, table.md and table.png, and says what must run again.
+`expand` prints one line of flags per combination, `run` runs them on this machine. `table` gathers what that or
+`slurm/array.sbatch` left in a folder: settings that differ and scores, the mean over seeds, as table.csv, table.md and
+table.png, and says what must run again.
 """
 
 import argparse
@@ -57,7 +59,7 @@ def _plain(value: Any) -> str:
     return f"[{','.join(map(_plain, value))}]" if isinstance(value, list) else str(value)
 
 
-def run_here(sweep: Path, words: Sequence[str], at_once: int, gpus: Sequence[str]) -> int:
+def run_here(sweep: Path, words: Sequence[str], at_once: int, gpus: Sequence[str], seeds: Sequence[int] = ()) -> int:
     """Fit every line of a sweep file on this machine, each in `runs/sweep/<file>/<file>_<line>`; again goes on.
 
     Args:
@@ -65,16 +67,21 @@ def run_here(sweep: Path, words: Sequence[str], at_once: int, gpus: Sequence[str
         words: what all runs share, e.g. `-c configs/tiny.yaml`.
         at_once: runs at the same time.
         gpus: dealt to the runs in turn.
+        seeds: all lines with the first, then all with the next; none: the lines as they are.
 
     Returns:
         Exit status: 1 if a run failed.
+
+    Raises:
+        ValueError: a line that holds no flags, or a folder with runs of other lines or words.
     """
     lines = [line for line in sweep.read_text().splitlines() if line.strip() and not line.lstrip().startswith("#")]
     if wrong := next((line for line in lines if not line.lstrip().startswith("--")), None):
         raise ValueError(f"{sweep}: {wrong!r} is no line of flags: it should begin with --")
+    lines = [f"{line} --seed_everything {seed}" for seed in seeds for line in lines] or lines
     root = Path("runs/sweep") / sweep.stem
     root.mkdir(parents=True, exist_ok=True)
-    (root / "sweep.txt").write_text("\n".join(lines) + "\n")
+    _go_on(root, lines, words)
 
     def one(number: int) -> int:
         folder = root / f"{sweep.stem}_{number}"
@@ -97,6 +104,18 @@ def run_here(sweep: Path, words: Sequence[str], at_once: int, gpus: Sequence[str
     return int(any(codes))
 
 
+def _go_on(root: Path, lines: Sequence[str], words: Sequence[str]) -> None:
+    """Note what a folder's runs are; refuse one with others, which would be taken for these."""
+    listed, shared = root / "sweep.txt", root / "arguments.txt"
+    known = listed.read_text().splitlines() if listed.exists() else []
+    said = shlex.join(words) + "\n"
+    other = any(old != new for old, new in zip(known, lines, strict=False))
+    if other or (shared.exists() and shared.read_text() != said):
+        raise ValueError(f"{root} holds runs of other {'lines' if other else 'flags'}: remove or rename it")
+    listed.write_text("\n".join(max(known, list(lines), key=len)) + "\n")
+    shared.write_text(said)
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Lines of a sweep, and the table after it."""
     parser = argparse.ArgumentParser(prog="rvos sweep", description=main.__doc__)
@@ -106,6 +125,7 @@ def main(args: Sequence[str] | None = None) -> int:
     here = commands.add_parser("run", help="all lines on this machine; what has finished is left out")
     here.add_argument("sweep", type=Path, help="a file with a line of flags per run, as `expand` prints")
     here.add_argument("--at-once", type=int, default=1, help="runs at the same time")
+    here.add_argument("--seeds", type=int, nargs="+", default=[], help="every line with each of these seeds")
     here.add_argument("--gpus", default="", help="GPUs to deal the runs to, e.g. 0,1; all see all if left out")
     table = commands.add_parser("table", help="scores of all runs of a folder")
     table.add_argument("runs", type=Path, help="of an array job or of runs, e.g. runs/slurm/1234 or runs/samwise/fit")
@@ -115,7 +135,8 @@ def main(args: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         if options.command == "run":
-            return run_here(options.sweep, rest, options.at_once, [gpu for gpu in options.gpus.split(",") if gpu])
+            gpus = [gpu for gpu in options.gpus.split(",") if gpu]
+            return run_here(options.sweep, rest, options.at_once, gpus, options.seeds)
         if options.command == "expand":
             found = expand(options.entries)
             print("\n".join(found))

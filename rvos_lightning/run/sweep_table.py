@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+SEED = "seed_everything"
 IGNORED = ("trainer.default_root_dir", "ckpt_path", "config")
 
 
@@ -48,7 +49,8 @@ def report(runs: Path, score: str) -> str:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    markdown = as_markdown(rows)
+    averaged = means(tasks, score)
+    markdown = "\n\n".join(as_markdown(part) for part in (rows, averaged) if part)
     (runs / "table.md").write_text(markdown + "\n")
     plot(tasks, score, runs / "table.png")
     again = [task.number for task in tasks if task.state.split()[0] in ("failed", "unfinished", "missing")]
@@ -133,6 +135,26 @@ def table(tasks: list[Task]) -> list[dict[str, Any]]:
     ]
 
 
+def means(tasks: list[Task], score: str) -> list[dict[str, Any]]:
+    """Rows of settings that differ, the score's mean over seeds, and its values seed by seed; none for one seed."""
+    scored = [task for task in tasks if score in task.scores]
+    if len({task.settings.get(SEED) for task in scored}) < 2:
+        return []
+    keys = [key for key in varied(tasks) if key not in (SEED, "data.seed")]
+    groups: dict[tuple[str, ...], list[Task]] = {}
+    for task in scored:
+        groups.setdefault(tuple(task.settings.get(key, "") for key in keys), []).append(task)
+    rows = []
+    for values, same in groups.items():
+        found = [task.scores[score] for task in same]
+        seeds = ", ".join(task.settings.get(SEED, "") for task in same)
+        each = ", ".join(f"{value:.4f}" for value in found)
+        rows.append(
+            dict(zip(keys, values, strict=True)) | {score: sum(found) / len(found), "each": each, "seeds": seeds}
+        )
+    return rows
+
+
 def as_markdown(rows: list[dict[str, Any]]) -> str:
     """The rows as a table; scores with four digits."""
     lines = ["| " + " | ".join(rows[0]) + " |", "|" + " --- |" * len(rows[0])]
@@ -174,7 +196,9 @@ def what_to_do(runs: Path, tasks: list[Task], again: list[int]) -> list[str]:
     for task in tasks:
         if task.number in again and task.folder is not None:
             lines.append(f"  task {task.number} {task.state}: {task.folder / 'job.log'}")
-    if again:
+    if again and (runs / "arguments.txt").exists():
+        lines.append("give the same `rvos sweep run` again: these go on where each stopped")
+    elif again:
         saved = next(
             (t.folder / "arguments.txt" for t in tasks if t.folder and (t.folder / "arguments.txt").exists()), None
         )

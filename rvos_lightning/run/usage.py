@@ -149,7 +149,7 @@ without data or weights. All flags of `fit` are accepted; `--help all` lists the
     "sweep": """usage: rvos sweep {expand,run,table} ...
 
   rvos sweep expand 'model.optimizer.lr=[1e-3,2e-3]' 'seed_everything=[0,1]' > lr.txt    a line of flags each
-  rvos sweep run lr.txt -c configs/tiny.yaml [--at-once 2]     all lines on this machine; again goes on
+  rvos sweep run lr.txt -c configs/tiny.yaml [--at-once 2] [--seeds 0 1 2]     all lines on this machine; again goes on
   sbatch --array=0-3 slurm/array.sbatch lr.txt -c configs/tiny.yaml     the same on a cluster
   rvos sweep table runs/sweep/lr [--score val/j_and_f]         settings that differ, scores, what must run again
 
