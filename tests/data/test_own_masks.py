@@ -94,6 +94,18 @@ def test_what_is_meant_is_read(tmp_path, paint, suffix):
     assert annotated.all() and masks.sum((1, 2)).tolist() == [80] * 4
 
 
+def test_masks_of_frames_held_out_are_scored_and_never_trained_on(tmp_path):
+    root = own(tmp_path, grey(1), names=lambda t: f"{t:05d}.png")
+    told = {
+        split: ClipWithMasksReader(root, split, held_out=[1, 3]).read_masks(0, range(4)) for split in ("train", "val")
+    }
+    assert told["train"][1].tolist() == [True, False, True, False]
+    assert told["val"][1].tolist() == [False, True, False, True]
+    assert [masks.any((1, 2)).tolist() == annotated.tolist() for masks, annotated in told.values()] == [True, True]
+    with pytest.raises(DataError, match="held_out"):
+        ClipWithMasksReader(root, "val", held_out=[4])
+
+
 def test_sixteen_bits_that_hold_object_numbers_are_read(tmp_path):
     reader = ClipWithMasksReader(own(tmp_path, lambda p, m: Image.fromarray(m.astype(np.uint16)).save(p)), "val")
     assert reader.read_masks(0, [1])[0].sum() == 80

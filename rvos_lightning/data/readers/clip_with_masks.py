@@ -34,15 +34,23 @@ class ClipWithMasksReader(Reader):
         split: name to report.
         hidden: also list expressions without masks.
         clips: names of clips to use; None for all.
+        held_out: positions of frames that are not annotated in training; elsewhere they alone are. None: all are.
 
     Raises:
-        DataError: a missing or malformed file; names file, field and remedy.
+        DataError: a missing or malformed file; names file, field and remedy. No frame at a position held out.
     """
 
     name = "clip_with_masks"
 
-    def __init__(self, root: Path, split: str, hidden: bool = False, clips: Sequence[str] | None = None) -> None:
-        self.root, self.split = root, split
+    def __init__(
+        self,
+        root: Path,
+        split: str,
+        hidden: bool = False,
+        clips: Sequence[str] | None = None,
+        held_out: Sequence[int] | None = None,
+    ) -> None:
+        self.root, self.split, self.held_out = root, split, held_out
         self.footage: list[Footage] = []
         self.masks: list[Path | None] = []
         self.videos, self.items = [], []
@@ -60,6 +68,9 @@ class ClipWithMasksReader(Reader):
             wanted = [e for e in said if hidden or "masks" in e]
             if wanted:
                 self._add(name, entries[name], wanted)
+        shortest = min((len(video.frames) for video in self.videos), default=0)
+        if held_out and self.videos and not 0 <= min(held_out) <= max(held_out) < shortest:
+            raise DataError(f"data.held_out: {list(held_out)} are not all positions in a clip of {shortest} frames")
         self.notes = [problem for problem in told(self._problems()) if not problem.blocks]
         if not self.items:
             raise DataError(f"{root / FILE}: no expression has `masks`, so there is nothing to train or score on")
@@ -137,7 +148,7 @@ class ClipWithMasksReader(Reader):
         files = self._listed[place]
         for row, position in enumerate(positions):
             path = files.get(video.frames[position])
-            if path is None:
+            if path is None or not self._serves(position):
                 continue
             ids = decode_ids(path.read_bytes(), str(path))
             if ids.shape != (height, width):
@@ -147,6 +158,10 @@ class ClipWithMasksReader(Reader):
                 )
             masks[row], annotated[row] = np.isin(ids, entry.objects), True
         return torch.from_numpy(masks), torch.from_numpy(annotated)
+
+    def _serves(self, position: int) -> bool:
+        """Whether this split may see the mask of a frame."""
+        return self.held_out is None or (position in self.held_out) != (self.split == "train")
 
 
 def _entries(path: Path) -> dict[str, dict[str, Any]]:
@@ -190,14 +205,24 @@ class ClipWithMasks(VideoData):
     Args:
         root: folder with `expressions.json`, see `ClipWithMasksReader`.
         clips: names of clips to use; None for all.
+        held_out: positions of frames, from 0, whose masks training never sees; validation and test score these alone.
+            None: all frames serve for both, which says nothing about other frames.
         repeats: how often an epoch goes over them.
         kwargs: see `VideoData`.
     """
 
-    def __init__(self, root: Path | str, clips: list[str] | None = None, repeats: int = 50, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        root: Path | str,
+        clips: list[str] | None = None,
+        held_out: list[int] | None = None,
+        repeats: int = 50,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(repeats=repeats, **kwargs)
-        self.root, self.clips = Path(root).expanduser(), clips
+        self.root, self.clips, self.held_out = Path(root).expanduser(), clips, held_out
 
     def reader(self, split: Split) -> ClipWithMasksReader:
         """The same clips in every split; prediction also takes expressions without masks."""
-        return ClipWithMasksReader(self.root, split, hidden=split == "predict", clips=self.clips)
+        hidden = split == "predict"
+        return ClipWithMasksReader(self.root, split, hidden=hidden, clips=self.clips, held_out=self.held_out)
