@@ -37,10 +37,10 @@ def item(whole, index):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("stages", [(1, 2, 3), (2, 3), (3,)])
+@pytest.mark.parametrize("stages", [(1, 2, 3), (2, 3), (3,), ()])
 def test_items_in_lock_step_equal_items_alone(stages):
     """Uneven sentences, shared videos, several windows and a switch: batching changes nothing."""
-    net = samwise(adapter={"stages": stages, "patches": (4, 2, 2)[3 - len(stages) :]}).eval()
+    net = samwise(adapter={"stages": stages, "patches": (4, 2, 2)[3 - len(stages) :] or (4, 2, 2)}).eval()
     whole = clip(2, 8, ["the red one", "a circle that moves left", "it"], video=[1, 0, 1])
     net.memory.encoder.decision_head.bias.copy_(torch.tensor([20.0, 0.0]))
 

@@ -23,7 +23,8 @@ class CMTAdapter(Adapter):
     Args:
         text: text encoder, run in pieces beside the trunk.
         channels: of the segmenter's stages (its `stage_channels`); None asks it.
-        stages: trunk stages followed by an adapter, counted from 0; any subset.
+        stages: trunk stages followed by an adapter, counted from 0; any subset, none too (SAMWISE's baseline: words
+            and pixels meet in the prompt alone).
         text_layers: text layers done when each of the stages is done (official: 1, hard-coded, then
             fusion_stages_txt).
         dim: inner width of the adapters.
@@ -128,13 +129,13 @@ class CMTAdapter(Adapter):
                 f"--model.network.adapter.text_layers {layers}: need {count} rising numbers, one a stage of {name}, "
                 f"ending at the text encoder's depth {self.text.depth}"
             )
-        if not set(self.stages) <= set(range(count)) or not self.stages:
+        if not set(self.stages) <= set(range(count)):
             raise ValueError(
                 f"--model.network.adapter.stages {self.stages}: {name} has {count} stages, give some of 0..{count - 1}"
             )
 
     def forward(self, clip: Clip, segmenter: Segmenter) -> Features:
-        """Encode every video up to the first adapter, from there every item; words come out after the last."""
+        """Encode every video up to the first adapter, from there every item; words come out after the last stage."""
         ids, real, words = self.read(clip)
         walk = _Walk(self, clip, real, words)
         frames = blank_padding(clip, segmenter.pixel_mean).flatten(0, 1)
@@ -149,6 +150,11 @@ class CMTAdapter(Adapter):
             sentence=self.text.sentence(words, ids),
         )
 
+    @property
+    def first(self) -> int:
+        """The stage of the first adapter; without any the last stage."""
+        return min(self.stages, default=len(self.boundaries) - 2)
+
     def read(self, clip: Clip) -> tuple[Tensor, Tensor | None, Tensor]:
         """Ids, which are real, and the words up to the first adapter: what no picture has touched yet.
 
@@ -158,7 +164,7 @@ class CMTAdapter(Adapter):
         if kept is not None:
             return kept
         ids, real = self._tokens(clip)
-        words = self.text.run(self.text.embed(ids, real), real, 0, self.boundaries[self.stages[0] + 1])
+        words = self.text.run(self.text.embed(ids, real), real, 0, self.boundaries[self.first + 1])
         if not self.training and not words.requires_grad:
             self._keep(clip, (ids, real, words))
         return ids, real, words
@@ -201,12 +207,12 @@ class _Walk:
         videos = clip.frames.shape[0]
         self.one_to_one = videos == len(clip) and clip.video.tolist() == list(range(videos))
         # Items part ways at the first adapter; at stage 2 at the latest, since the neck sums stages 2 and 3.
-        self.parting = min(adapter.stages[0], 2)
+        self.parting = min(adapter.first, 2)
 
     def after_stage(self, stage: int, pixels: Tensor) -> Tensor:
         """Run the text's segment; after stages with an adapter add what it says to pixels and words."""
         adapter, bounds = self.adapter, self.adapter.boundaries
-        if stage > adapter.stages[0]:  # what comes earlier has been read
+        if stage > adapter.first:  # what comes earlier has been read
             self.words = adapter.text.run(self.words, self.real, bounds[stage], bounds[stage + 1])
         if stage == self.parting:
             pixels = self.split(pixels)
