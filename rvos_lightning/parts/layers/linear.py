@@ -1,5 +1,7 @@
 """Linear layers on a CPU as 1 x 1 convolutions, which oneDNN computes with the widest registers of any maker's CPU."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -25,8 +27,31 @@ def linear(
     if not worthwhile(x, weight) or (bias is not None and bias.dtype != x.dtype):
         return F.linear(x, weight, bias)
     rows = x.reshape(1, 1, -1, x.shape[-1]).permute(0, 3, 1, 2)
-    mixed = F.conv2d(rows, weight[:, :, None, None], bias, dilation=GAP)
+    trains = weight.requires_grad or (bias is not None and bias.requires_grad)
+    if x.requires_grad and torch.is_grad_enabled() and not trains:
+        mixed = FrozenRows.apply(rows, weight, bias)
+    else:
+        mixed = _convolved(rows, weight, bias)
     return mixed.permute(0, 2, 3, 1).reshape(*x.shape[:-1], len(weight))
+
+
+def _convolved(rows: Float[Tensor, "1 width 1 rows"], weight: Tensor, bias: Tensor | None) -> Tensor:
+    return F.conv2d(rows, weight[:, :, None, None], bias, dilation=GAP)
+
+
+class FrozenRows(torch.autograd.Function):
+    """Rows through weights that do not train: a convolution would keep them for the weights' gradient nonetheless."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """See `linear`."""
+        ctx.save_for_backward(weight)
+        return _convolved(rows, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        """Gradient of the rows."""
+        return _convolved(grad, ctx.saved_tensors[0].t(), None), None, None
 
 
 def pointwise(
@@ -51,7 +76,12 @@ def worthwhile(x: Tensor, weight: Tensor) -> bool:
 
 def plain_cpu(x: Tensor) -> bool:
     """Whether a CPU computes `x` as it is written: no autocast, no `torch.compile`, which chooses its own ways."""
-    return x.device.type == "cpu" and not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling()
+    return on_cpu(x) and not torch.compiler.is_compiling()
+
+
+def on_cpu(x: Tensor) -> bool:
+    """Whether a CPU computes `x`, in its own precision."""
+    return x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
 
 
 class OneDnnLinear(nn.Linear):

@@ -12,6 +12,7 @@ from sam2.modeling.backbones.hieradet import MultiScaleAttention, MultiScaleBloc
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rvos_lightning.parts.layers.lean import LeanMaxPool
 from rvos_lightning.parts.segmenters.windows import joined, parts, windows
 
 
@@ -71,8 +72,10 @@ class RealCellsBlock(MultiScaleBlock):
 
 
 def on_real_cells(trunk: nn.Module) -> nn.Module:
-    """Let every block of a Hiera that sam2 has built skip padding; parameters and their names stay."""
+    """Let every block of a Hiera that sam2 has built skip padding, and pool leanly; parameters and their names stay."""
     for block in trunk.blocks:  # type: ignore[union-attr]
         if type(block) is MultiScaleBlock and type(block.attn) is MultiScaleAttention:
             block.__class__, block.attn.__class__ = RealCellsBlock, RealCellsAttention
+            if block.pool is not None:
+                block.pool = block.attn.q_pool = LeanMaxPool(block.q_stride)
     return trunk

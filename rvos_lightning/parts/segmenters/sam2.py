@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from rvos_lightning.core.bounds import FromZero
 from rvos_lightning.core.seams import Decoded, Pyramid, StageHook, VideoSegmenter
+from rvos_lightning.parts.layers.lean import lean_where_frozen
 from rvos_lightning.parts.segmenters import sam2_build as build
 from rvos_lightning.parts.segmenters.sam2_build import HUB_FILES, SIZES, Sam2Size, Variant
 from rvos_lightning.parts.starting import read_weights
@@ -52,8 +53,7 @@ class Sam2(VideoSegmenter):
         empty_points: empty points that accompany a prompt: 2 with language, 1 with a box or clicks, as SAM 2 sends
             them; a frame without any prompt always has 2.
         fit: `pad` frames right and bottom to the square, or `stretch` them to it.
-        checkpointing: recompute trunk blocks and memory attention in the backward pass instead of keeping their
-            activations.
+        checkpointing: recompute trunk blocks and memory attention in the backward pass: half of the memory.
         size: own widths and depths instead of the variant's.
         pixel_mean: colour that becomes 0 after normalisation.
         pixel_std: scale of each channel.
@@ -126,8 +126,7 @@ class Sam2(VideoSegmenter):
         Raises:
             WeightsError: it does not fit.
         """
-        path = Path(weights)
-        if not path.exists() and weights in HUB_FILES:
+        if not (path := Path(weights)).exists() and weights in HUB_FILES:
             from huggingface_hub import hf_hub_download
 
             path = Path(hf_hub_download(repo_id=weights, filename=HUB_FILES[weights]))
@@ -142,13 +141,13 @@ class Sam2(VideoSegmenter):
 
     def _freeze(self, frozen: bool, trainable: Sequence[str], dropout: bool) -> None:
         named = {**dict(self.named_modules()), **dict(self.named_parameters())}
-        unknown = [name for name in trainable if name not in named]
-        if unknown:
+        if unknown := [name for name in trainable if name not in named]:
             raise ValueError(f"Sam2 has no submodule {unknown[0]}; e.g. sam_mask_decoder, memory_attention")
         if frozen:
             freeze(self, train_mode=dropout or bool(trainable))
             for name in trainable:
                 named[name].requires_grad_(True)
+        lean_where_frozen(self.memory_attention.layers)
 
     # Image encoder
 
@@ -366,8 +365,9 @@ class Sam2(VideoSegmenter):
 
     def _recomputed(self, module: nn.Module, *args: Tensor, **kwargs: Any) -> Tensor:
         """The module's output; with `checkpointing` its inside is built anew in the backward pass."""
-        wanted = self.checkpointing and torch.is_grad_enabled()
-        return checkpoint(module, *args, use_reentrant=False, **kwargs) if wanted else module(*args, **kwargs)
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(module, *args, use_reentrant=False, **kwargs)
+        return module(*args, **kwargs)
 
     def _pointer_codes(self, distances: Sequence[int]) -> Float[Tensor, "pointers width"]:
         if self.version == "2.0":

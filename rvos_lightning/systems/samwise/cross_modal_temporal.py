@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from rvos_lightning.parts.layers.lean import lean_relu
 from rvos_lightning.systems.samwise.attention import FusedAttention
 
 Pixels = Float[Tensor, "batch time dim h w"]
@@ -49,7 +50,7 @@ class CrossModalTemporal(nn.Module):
         text = text * self.text_from_vision(text, x.mean(1).flatten(2).transpose(1, 2))
         convolution, norm = self.up
         update = F.conv2d(mixed.flatten(0, 1), convolution.weight.transpose(0, 1))
-        return F.relu(norm(update)).unflatten(0, (-1, time)), self.text_up(text)
+        return lean_relu(norm(update)).unflatten(0, (-1, time)), self.text_up(text)
 
     def narrow(self, pixels: Float[Tensor, "batch time channels h w"]) -> Pixels:
         """Pixels at the inner width."""

@@ -13,14 +13,18 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers.models.deformable_detr.modeling_deformable_detr import MultiScaleDeformableAttention
 
-from rvos_lightning.parts.layers.linear import plain_cpu
+from rvos_lightning.parts.layers.linear import on_cpu, plain_cpu
 
 Values = Float[Tensor, "images places heads channels"]
 Sizes = list[tuple[int, int]]
 
 
 class BagAttention(MultiScaleDeformableAttention):
-    """transformers' sampling, by bags on a CPU, as it is elsewhere and under `torch.compile`."""
+    """transformers' sampling, by bags on a CPU, as it is elsewhere and in training under `torch.compile`.
+
+    The compiler cannot follow the backward pass of bags. Without gradients it can, and must: what inductor makes of
+    `grid_sample` draws every sample anew for each use.
+    """
 
     def forward(  # the names are transformers'
         self,
@@ -33,7 +37,8 @@ class BagAttention(MultiScaleDeformableAttention):
         im2col_step: int,
     ) -> Float[Tensor, "images queries all"]:
         """Weighted sums of samples, heads beside each other."""
-        if not plain_cpu(value):
+        kept = torch.is_grad_enabled()
+        if not (plain_cpu(value) if kept else on_cpu(value)):
             return super().forward(
                 value,
                 value_spatial_shapes,
@@ -43,7 +48,8 @@ class BagAttention(MultiScaleDeformableAttention):
                 attention_weights,
                 im2col_step,
             )
-        return SampledSum.apply(value, sampling_locations, attention_weights, value_spatial_shapes_list)
+        sums = SampledSum.apply if kept else sums_of_bags
+        return sums(value, sampling_locations, attention_weights, value_spatial_shapes_list)
 
 
 class SampledSum(torch.autograd.Function):
@@ -54,11 +60,7 @@ class SampledSum(torch.autograd.Function):
         """See `BagAttention`."""
         ctx.save_for_backward(value, places, attention)
         ctx.sizes = sizes
-        sums = []
-        for table, where, weight in zip(value, places, attention, strict=True):
-            rows, weights = bags(where, weight, sizes)
-            sums.append(F.embedding_bag(rows, framed(table, sizes), mode="sum", per_sample_weights=weights))
-        return torch.stack(sums).view(*places.shape[:2], -1)
+        return sums_of_bags(value, places, attention, sizes)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
@@ -70,6 +72,15 @@ class SampledSum(torch.autograd.Function):
             found.append(_image_gradients(value[image], places[image], attention[image], ctx.sizes, back))
         values, moves, shares = (torch.stack(x) for x in zip(*found, strict=True))
         return values, moves, shares, None
+
+
+def sums_of_bags(value: Values, places: Tensor, attention: Tensor, sizes: Sizes) -> Tensor:
+    """Weighted sums of samples, image by image."""
+    sums = []
+    for table, where, weight in zip(value, places, attention, strict=True):
+        rows, weights = bags(where, weight, sizes)
+        sums.append(F.embedding_bag(rows, framed(table, sizes), mode="sum", per_sample_weights=weights))
+    return torch.stack(sums).view(*places.shape[:2], -1)
 
 
 def _image_gradients(

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
+from rvos_lightning.parts.layers import linear as layers
 from rvos_lightning.parts.layers.linear import LEAST, linear, pointwise, through_onednn, worthwhile
 
 CLOSE = {"atol": 1e-4, "rtol": 1e-4}
@@ -43,6 +44,26 @@ def test_pointwise_convolutions_of_maps(bias):
 def test_rows_in_any_order_in_memory():
     x, weight = torch.randn(40, 32, 50).transpose(1, 2), torch.randn(8, 32)
     torch.testing.assert_close(linear(x, weight), F.linear(x, weight), **CLOSE)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_frozen_weights_keep_no_input(bias, monkeypatch):
+    """Whatever is faster on this CPU."""
+    monkeypatch.setattr(layers, "worthwhile", lambda x, weight: True)
+    torch.manual_seed(0)
+    weight, shift = torch.randn(24, 32), torch.randn(24) if bias else None
+    assert_same(lambda x: linear(x, weight, shift), lambda x: F.linear(x, weight, shift), [torch.randn(7, 33, 32)])
+
+    def kept():
+        found = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: found.append(x.numel()) or x, lambda x: x):
+            out = linear(torch.randn(7, 33, 32, requires_grad=True), weight, shift)
+        out += 1  # not refused as a view that a function of its own made
+        return max(found)
+
+    assert kept() == weight.numel()
+    weight.requires_grad_()
+    assert kept() == 7 * 33 * 32
 
 
 def test_large_products_reach_onednn_with_one_thread():
