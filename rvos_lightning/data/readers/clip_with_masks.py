@@ -34,10 +34,10 @@ class ClipWithMasksReader(Reader):
         split: name to report.
         hidden: also list expressions without masks.
         clips: names of clips to use; None for all.
-        held_out: positions of frames that are not annotated in training; elsewhere they alone are. None: all are.
+        held_out: positions of frames that the training split lacks; elsewhere they alone are annotated. None: all are.
 
     Raises:
-        DataError: a missing or malformed file; names file, field and remedy. No frame at a position held out.
+        DataError: a missing or malformed file; names file, field and remedy. A frame held out is none, or all are.
     """
 
     name = "clip_with_masks"
@@ -51,6 +51,7 @@ class ClipWithMasksReader(Reader):
         held_out: Sequence[int] | None = None,
     ) -> None:
         self.root, self.split, self.held_out = root, split, held_out
+        self.kept: list[list[int]] = []  # positions in the film of each video's frames
         self.footage: list[Footage] = []
         self.masks: list[Path | None] = []
         self.videos, self.items = [], []
@@ -68,9 +69,6 @@ class ClipWithMasksReader(Reader):
             wanted = [e for e in said if hidden or "masks" in e]
             if wanted:
                 self._add(name, entries[name], wanted)
-        shortest = min((len(video.frames) for video in self.videos), default=0)
-        if held_out and self.videos and not 0 <= min(held_out) <= max(held_out) < shortest:
-            raise DataError(f"data.held_out: {list(held_out)} are not all positions in a clip of {shortest} frames")
         self.notes = [problem for problem in told(self._problems()) if not problem.blocks]
         if not self.items:
             raise DataError(f"{root / FILE}: no expression has `masks`, so there is nothing to train or score on")
@@ -79,8 +77,15 @@ class ClipWithMasksReader(Reader):
         footage = open_footage(_inside(self.root, entry["path"], f"{name}.path"), upright=False)
         if len(footage) != 1:
             raise DataError(f"{self.root / FILE}: {name}.path is a folder of {len(footage)} videos; name one of them")
+        frames = footage[0].frames
+        if unknown := [position for position in self.held_out or () if not 0 <= position < len(frames)]:
+            raise DataError(f"data.held_out: {name} has frames 0 to {len(frames) - 1}, none at {unknown[0]}")
+        without = self.held_out or () if self.split == "train" else ()
+        self.kept.append([position for position in range(len(frames)) if position not in without])
+        if not self.kept[-1]:
+            raise DataError(f"data.held_out: nothing is left of {name} to train on")
         self.footage += footage
-        self.videos.append(Video(name, footage[0].frames, footage[0].size))
+        self.videos.append(Video(name, tuple(frames[position] for position in self.kept[-1]), footage[0].size))
         if isinstance(footage[0], ImageFootage):
             refuse_if(_links_out(self.root, footage[0].paths))
         given: set[str] = set()
@@ -122,11 +127,11 @@ class ClipWithMasksReader(Reader):
         decoded: dict[Path, set[int]] = {}
         for (place, video), labels in places.items():
             yield from _links_out(self.root, mask_files(place).values())
-            yield from mask_problems(place, self.videos[video].frames, self.videos[video].size, labels, decoded)
+            yield from mask_problems(place, self.footage[video].frames, self.videos[video].size, labels, decoded)
 
     def read_frames(self, video: int, positions: Sequence[int]) -> UInt8[Tensor, "time 3 height width"]:
         """See `Reader.read_frames`."""
-        return self.footage[video].read(positions)
+        return self.footage[video].read([self.kept[video][position] for position in positions])
 
     def read_masks(
         self, item: int, positions: Sequence[int]
@@ -146,9 +151,10 @@ class ClipWithMasksReader(Reader):
         if place not in self._listed:
             self._listed[place] = mask_files(place)
         files = self._listed[place]
+        scored = None if self.split == "train" else self.held_out
         for row, position in enumerate(positions):
             path = files.get(video.frames[position])
-            if path is None or not self._serves(position):
+            if path is None or (scored is not None and position not in scored):
                 continue
             ids = decode_ids(path.read_bytes(), str(path))
             if ids.shape != (height, width):
@@ -158,10 +164,6 @@ class ClipWithMasksReader(Reader):
                 )
             masks[row], annotated[row] = np.isin(ids, entry.objects), True
         return torch.from_numpy(masks), torch.from_numpy(annotated)
-
-    def _serves(self, position: int) -> bool:
-        """Whether this split may see the mask of a frame."""
-        return self.held_out is None or (position in self.held_out) != (self.split == "train")
 
 
 def _entries(path: Path) -> dict[str, dict[str, Any]]:
@@ -205,7 +207,7 @@ class ClipWithMasks(VideoData):
     Args:
         root: folder with `expressions.json`, see `ClipWithMasksReader`.
         clips: names of clips to use; None for all.
-        held_out: positions of frames, from 0, whose masks training never sees; validation and test score these alone.
+        held_out: positions of frames, from 0, that training never sees; validation and test score these alone.
             None: all frames serve for both, which says nothing about other frames.
         repeats: how often an epoch goes over them.
         kwargs: see `VideoData`.
