@@ -115,6 +115,14 @@ def test_bad_input_is_one_clear_error(tiny, call, says):
         call(rvos_lightning.load(tiny))
 
 
+@pytest.mark.parametrize("recipe", ["tiny", "samwise", "sgmg", "sa2va", "clip_sam", "clip_sam_video"])
+def test_clicks_for_a_network_that_reads_are_one_clear_error(recipe):
+    model = rvos_lightning.load(ROOT / f"configs/{recipe}.yaml", overrides=["--data.size", "96"])
+    pictures = np.zeros((2, 96, 96, 3), np.uint8)
+    with pytest.raises(ValueError, match=r"segments by sentences.*give --data.expressions"):
+        list(model.segment(pictures, prompts=[{"object": "horse", "frame": 0, "clicks": [[35, 45]]}]))
+
+
 def test_loading_says_what_is_missing(tmp_path):
     with pytest.raises(FileNotFoundError, match="a recipe such as"):
         rvos_lightning.load(tmp_path / "nowhere")

@@ -149,3 +149,9 @@ def test_no_name_is_undefined():
         and (node.lineno, node.col_offset + 1) == (found["location"]["row"], found["location"]["column"])
     ]
     assert not wrong
+
+
+def test_no_self_where_shapes_are_checked():
+    """`make test-types` decorates methods one by one, and there beartype refuses `Self`: name the class."""
+    checked = [path for path in FILES if {"parts", "systems", "metrics", "foundations"} & set(path.parts)]
+    assert checked and [path for path in checked if "import Self" in path.read_text()] == []

@@ -167,6 +167,19 @@ class Clip(Movable):
         """Number of frames."""
         return self.frames.shape[1]
 
+    def sentences(self) -> list[str]:
+        """The expressions, of a network that cannot do without.
+
+        Raises:
+            ValueError: there are none.
+        """
+        if self.expressions is None:
+            raise ValueError(
+                "this network segments by sentences, and the clips have none: give --data.expressions, or data with "
+                "expressions; clicks, boxes and masks are for promptable networks (configs/sam_i2v.yaml)"
+            )
+        return self.expressions
+
     def window(self, start: int, stop: int) -> "Clip":
         """The frames `start` to `stop` (exclusive) as an ordinary in-memory clip; context and user stay."""
         meta = [replace(m, frames=m.frames[start:stop], positions=m.positions[start:stop]) for m in self.meta]

@@ -18,7 +18,7 @@ from rvos_lightning.core.types import ClipMeta
 from rvos_lightning.data.limits import open_picture, within
 from rvos_lightning.data.reader import DataError
 from rvos_lightning.data.sources.archives import member_name
-from rvos_lightning.metrics.layouts import SubmissionError, expected_files, files_of, label_of, layout_of
+from rvos_lightning.metrics.layouts import Layout, SubmissionError, expected_files, files_of, label_of, layout_of
 
 SHOWN = 3
 MOST_GREYS = 8
@@ -113,7 +113,7 @@ class SavedMasks:
         values: what shared pictures that were read hold.
     """
 
-    def __init__(self, place: Path, layout: str) -> None:
+    def __init__(self, place: Path, layout: str | Layout) -> None:
         self.place, self.layout = Path(place), layout_of(layout)
         if not self.place.exists():
             raise SubmissionError(f"{place}: no such folder or zip of predictions")

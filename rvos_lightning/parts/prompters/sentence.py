@@ -1,7 +1,6 @@
 """The sentence itself as the prompt token."""
 
 from torch import nn
-from typing_extensions import Self
 
 from rvos_lightning.core.seams import Adapter, Prompter, Segmenter, agreed
 from rvos_lightning.core.types import Clip, Features, Prompt
@@ -19,7 +18,7 @@ class SentencePrompter(Prompter):
         super().__init__()
         self.text_dim, self.prompt_dim = text_dim, prompt_dim
 
-    def fit_to(self, segmenter: Segmenter, adapter: Adapter | None = None) -> Self:
+    def fit_to(self, segmenter: Segmenter, adapter: Adapter | None = None) -> "SentencePrompter":
         """The perceptron between the adapter's sentence and the segmenter's prompts."""
         super().fit_to(segmenter, adapter)
         text, prompt = prompt_widths(self, segmenter, adapter)

@@ -14,6 +14,8 @@ class UserPrompter(Prompter):
             ValueError: the clip has no user.
         """
         if clip.user is None:
-            raise ValueError("UserPrompter needs clips with a user: give data.simulate_user, or prompts in prediction")
+            raise ValueError(
+                "UserPrompter needs clips with a user: give --data.simulate_user, or --data.prompts in prediction"
+            )
         level = features.pyramid[-1]
         return Prompt(level.new_zeros(len(clip), clip.time, 0, level.shape[2]))

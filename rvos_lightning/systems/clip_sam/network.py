@@ -145,7 +145,7 @@ class ClipSam(Network):
         """
         image, text = self.pairs(clip)
         images = self.encode_images(clip)
-        texts = self.encode_texts(clip.expressions, self._rows(clip))
+        texts = self.encode_texts(clip.sentences(), self._rows(clip))
         said = self.segment(images, texts, image, text)
         said.mask_logits = said.mask_logits.unflatten(0, (len(clip), clip.time))
         return self.with_answer(said, len(clip), clip.time)
@@ -153,15 +153,7 @@ class ClipSam(Network):
     @staticmethod
     @torch.compiler.disable  # a graph that looks at sentences holds for these only
     def pairs(clip: Clip) -> tuple[Int[Tensor, "pairs"], Int[Tensor, "pairs"]]:
-        """Image and sentence of every pair: items of the batch, frame by frame.
-
-        Raises:
-            ValueError: no expressions.
-        """
-        if not clip.expressions:
-            raise ValueError(
-                "this network segments by sentences, and the clip has none: give data that has expressions"
-            )
+        """Image and sentence of every pair: items of the batch, frame by frame."""
         image = (clip.video[:, None] * clip.time + torch.arange(clip.time, device=clip.video.device)).flatten()
         return image, torch.arange(len(clip), device=image.device).repeat_interleave(clip.time)
 

@@ -49,7 +49,7 @@ class ClipSam2(ClipSam):
         levels = self.sam.encode(clip.frames.flatten(0, 1))
         small = torch.cat([resized(frames, self.tower.image_size, "bicubic") for frames in pictures(clip)])
         images = ImageFeatures(levels[-1], self.tower.look(small))
-        texts = self.encode_texts(clip.expressions, self._rows(clip))
+        texts = self.encode_texts(clip.sentences(), self._rows(clip))
         names, offset = self.names(texts) if self.asks_queries() else (None, 0)
         said = self.bridge(images, texts, image, text, names)
         empty = self.sam.sam_prompt_encoder.no_mask_embed.weight[0]

@@ -36,8 +36,7 @@ class GroundedSam2(Network):
         Raises:
             ValueError: the clip has no expressions.
         """
-        if clip.expressions is None:
-            raise ValueError("GroundedSam2 reads clip.expressions; give referring data")
+        clip.sentences()
         levels = self.segmenter.encode(clip.frames.flatten(0, 1))
         levels = tuple(level.unflatten(0, clip.frames.shape[:2])[clip.video] for level in levels)
         return self.every_frame(clip, levels) if self.frames == "all" else self.first_frame(clip, levels, state)

@@ -8,7 +8,6 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from rvos_lightning.core.seams import Adapter, Prompter, Segmenter, agreed
 from rvos_lightning.core.types import Clip, Features, Prompt
@@ -127,7 +126,7 @@ class MLLMPrompter(Prompter):
         if start == "near" and weights is None:
             start_near(self.mllm.model, self.size)
 
-    def fit_to(self, segmenter: Segmenter, adapter: Adapter | None = None) -> Self:
+    def fit_to(self, segmenter: Segmenter, adapter: Adapter | None = None) -> "MLLMPrompter":
         """The projection from [SEG] states to the segmenter's prompts; InternVL's own weights have none."""
         super().fit_to(segmenter, adapter)
         width, prompt = self.mllm.width, agreed("prompter.prompt_dim", self.prompt_dim, segmenter.prompt_dim, segmenter)
@@ -145,8 +144,7 @@ class MLLMPrompter(Prompter):
         Raises:
             ValueError: items without an expression.
         """
-        if clip.expressions is None:
-            raise ValueError("MLLMPrompter needs referring items; clip.expressions is None")
+        clip.sentences()
         return self.teach(clip) if self.training else self.ask(clip)
 
     # Training

@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
-from typing_extensions import Self
 
 from rvos_lightning.core.bounds import FromZero, Share
 from rvos_lightning.core.seams import Adapter, Memory, Segmenter, agreed
@@ -97,7 +96,7 @@ class MemorySteps(Memory):
         self.slots = self.selector.global_keep + self.selector.local_keep
         self.attention, self.prompts = (hidden, layers, dropout, aligned), prompts
 
-    def fit_to(self, segmenter: Segmenter, adapter: Adapter | None = None) -> Self:
+    def fit_to(self, segmenter: Segmenter, adapter: Adapter | None = None) -> "MemorySteps":
         """The modules at the segmenter's width and stride.
 
         Raises:

@@ -7,7 +7,6 @@ from jaxtyping import Float, Int
 from sam2.modeling.sam2_utils import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional
-from typing_extensions import Self
 
 from rvos_lightning.core.seams import Adapter, Segmenter, agreed
 from rvos_lightning.core.types import Clip, Features
@@ -84,7 +83,7 @@ class TemporalIntegrator(Adapter):
         self.temporal_dim, self.frames, self.looks_back = temporal_dim, frames, frames - 1
         self.within = within
 
-    def fit_to(self, segmenter: Segmenter, adapter: Adapter | None = None) -> Self:
+    def fit_to(self, segmenter: Segmenter, adapter: Adapter | None = None) -> "TemporalIntegrator":
         """The branch at the widths of the segmenter's last three levels."""
         super().fit_to(segmenter)
         if self.within is not None:  # before: it has its own initialisation

@@ -6,7 +6,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from rvos_lightning.core.bounds import Share
 from rvos_lightning.core.seams import Adapter, Segmenter, agreed
@@ -64,7 +63,7 @@ class CMTAdapter(Adapter):
         self._read: tuple[tuple[tuple[str, ...], torch.device], tuple[Tensor, Tensor | None, Tensor]] | None = None
         self.register_load_state_dict_post_hook(_forget)
 
-    def fit_to(self, segmenter: Segmenter, adapter: Adapter | None = None) -> Self:
+    def fit_to(self, segmenter: Segmenter, adapter: Adapter | None = None) -> "CMTAdapter":
         """An adapter for each chosen stage of the segmenter.
 
         Raises:
@@ -172,7 +171,7 @@ class CMTAdapter(Adapter):
     # Sentences are met outside the compiler's graphs, which would hold for these very ones only.
     @torch.compiler.disable
     def _tokens(self, clip: Clip) -> tuple[Tensor, Tensor | None]:
-        return self.text.tokenize(list(clip.expressions or ()))
+        return self.text.tokenize(clip.sentences())
 
     @torch.compiler.disable
     def _recall(self, clip: Clip) -> tuple[Tensor, Tensor | None, Tensor] | None:

@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from rvos_lightning.core.bounds import Share
 from rvos_lightning.core.seams import Adapter, Memory, Segmenter, agreed
@@ -78,7 +77,7 @@ class ConditionalMemory(Memory):
         self.bank = Sam2Memory()
         self.dim, self.switching, self.inner = dim, switching, (heads, hidden, dropout)
 
-    def fit_to(self, segmenter: Segmenter, adapter: Adapter | None = None) -> Self:
+    def fit_to(self, segmenter: Segmenter, adapter: Adapter | None = None) -> "ConditionalMemory":
         """The Conditional Memory Encoder at the segmenter's width."""
         super().fit_to(segmenter, adapter)
         dim = agreed("memory.dim", self.dim, segmenter.prompt_dim, segmenter)

@@ -3,7 +3,6 @@
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from rvos_lightning.core.seams import Adapter, Prompter, Segmenter
 from rvos_lightning.core.types import Clip, Features, Prompt
@@ -25,7 +24,7 @@ class MotionPrompter(Prompter):
         super().__init__()
         self.text_dim, self.prompt_dim = text_dim, prompt_dim
 
-    def fit_to(self, segmenter: Segmenter, adapter: Adapter | None = None) -> Self:
+    def fit_to(self, segmenter: Segmenter, adapter: Adapter | None = None) -> "MotionPrompter":
         """The MLP between the adapter's sentence and the segmenter's prompts."""
         super().fit_to(segmenter, adapter)
         self.project_text = PromptMLP(*prompt_widths(self, segmenter, adapter))

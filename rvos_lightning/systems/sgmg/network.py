@@ -244,7 +244,7 @@ class SgMg(ChoosingNetwork):
 
     def answer(self, clip: Clip, seen: Seen) -> tuple[Decoded, Tensor, FrameCandidates]:
         """Queries' states and boxes, the features that kernels segment, and what there is to choose from."""
-        words, real, sentence = self.language(clip.expressions)
+        words, real, sentence = self.language(clip.sentences())
         levels = self.fusion.read(seen.levels, seen.soft, words, real)
         memory = self.transformer.encode(self.transformer.levels(levels, seen.padding))
         decoded = self.transformer.decode(memory, sentence.repeat_interleave(seen.time, 0))

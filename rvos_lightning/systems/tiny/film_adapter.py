@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
-from typing_extensions import Self
 
 from rvos_lightning.core.seams import Adapter, Segmenter, agreed
 from rvos_lightning.core.types import Clip, Features
@@ -71,7 +70,7 @@ class FiLMAdapter(Adapter):
         self.stage_channels, self.text_dim = stage_channels, width
         self.words = WordEncoder(width)
 
-    def fit_to(self, segmenter: Segmenter, adapter: Adapter | None = None) -> Self:
+    def fit_to(self, segmenter: Segmenter, adapter: Adapter | None = None) -> "FiLMAdapter":
         """Two layers for every stage of the segmenter."""
         super().fit_to(segmenter)
         stages = agreed("adapter.stage_channels", self.stage_channels, segmenter.stage_channels, segmenter)
@@ -85,9 +84,7 @@ class FiLMAdapter(Adapter):
         Raises:
             ValueError: the clip has no expressions.
         """
-        if clip.expressions is None:
-            raise ValueError("FiLMAdapter needs expressions; this clip is prompted by a user")
-        states, mask, sentence = self.words(clip.expressions)
+        states, mask, sentence = self.words(clip.sentences())
         items, time = len(clip), clip.time
 
         def after_stage(stage: int, x: Tensor) -> Tensor:
