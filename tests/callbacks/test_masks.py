@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning import LightningModule, Trainer
 from torch.nn import functional
 
 from callbacks.masks import DiceFocal, Presence, dice_loss, focal_loss
@@ -76,9 +77,10 @@ def test_targets_at_original_size_see_the_picture_without_padding():
 
 def test_presence():
     batch, prediction = made()
-    silent = SimpleNamespace(network=SimpleNamespace(says_presence=False))
+    silent = LightningModule()
+    silent.network = SimpleNamespace(says_presence=False)
     with pytest.raises(ValueError, match="--objectives.NAME null"):
-        Presence().setup(None, silent, "fit")
+        Presence().setup(Trainer(logger=False, accelerator="cpu"), silent, "fit")
     batch.targets.masks[0, 0] = False
     prediction.presence_logits = torch.tensor([[-2.0, 2.0, 2.0], [2.0, 2.0, 2.0]])
     expected = functional.softplus(torch.tensor(-2.0))

@@ -87,7 +87,7 @@ def test_no_sentences_is_an_error():
     net, data = small(), batch(SENTENCES)
     from dataclasses import replace
 
-    with pytest.raises(ValueError, match="the clip has none"):
+    with pytest.raises(ValueError, match="the clips have none"):
         net(replace(data.clip, expressions=None))
 
 
@@ -146,6 +146,7 @@ def test_the_bridge_prompts_sam2_and_its_memory():
     from rvos_lightning.parts.segmenters.sam2 import Sam2
     from rvos_lightning.parts.text.bert import Bert
     from rvos_lightning.parts.text.roberta import TextSize
+    from rvos_lightning.systems.clip_sam.network import ClipSam
     from rvos_lightning.systems.clip_sam.video import ClipSam2
 
     def build(fit="stretch", **options):
@@ -156,6 +157,8 @@ def test_the_bridge_prompts_sam2_and_its_memory():
 
     with pytest.raises(ValueError, match="set it to stretch"):
         build(fit="pad")
+    with pytest.raises(ValueError, match="take the network clip_sam.video.ClipSam2"):
+        ClipSam(Sam2("small", image_size=64), ClipTower(size=CLIP), Bert(size=TextSize(0, 32, 2, 4, 64, 40, 0.0)))
     film, net = batch(SENTENCES, videos=2, time=3), build(no_target=True)
     net.eval()
     whole = net(film.clip)

@@ -82,7 +82,7 @@ class Sam(Segmenter):
         image_size: int | None = None,
         occlusion: bool = False,
         multimask: bool = False,
-        weights: Path | None = None,
+        weights: Path | str | None = None,
         adapter_width: int = 0,
         frozen_encoder: bool = False,
         resample: Resample = "pillow",

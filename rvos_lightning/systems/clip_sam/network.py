@@ -13,6 +13,7 @@ from rvos_lightning.core.types import Clip, State
 from rvos_lightning.parts.feature_cache import FeatureCache, FeatureWriter
 from rvos_lightning.parts.layers.linear import through_onednn
 from rvos_lightning.parts.segmenters.sam import Sam
+from rvos_lightning.parts.segmenters.sam2 import Sam2
 from rvos_lightning.parts.text.encoder import TextEncoder
 from rvos_lightning.parts.weights import freeze, mark_reproducible
 from rvos_lightning.systems.clip_sam import cached
@@ -56,7 +57,7 @@ class ClipSam(Network):
 
     def __init__(
         self,
-        sam: Sam,
+        sam: Sam | Sam2,
         tower: VisionLanguage,
         text: TextEncoder,
         preset: PresetName = "default",
@@ -99,7 +100,13 @@ class ClipSam(Network):
         through_onednn(self)
 
     def _freeze(self, train_encoders: bool) -> None:
-        """What nothing reaches: SAM's prompt encoder, the IoU head and (released: trainable) unused mask heads."""
+        """What nothing reaches: SAM's prompt encoder, the IoU head and (released: trainable) unused mask heads.
+
+        Raises:
+            ValueError: SAM 2 is in an image SAM's place.
+        """
+        if isinstance(self.sam, Sam2):
+            raise ValueError("network.sam is SAM 2, which segments films: take the network clip_sam.video.ClipSam2")
         decoder = self.sam.mask_decoder
         self.sam.prompt_encoder.requires_grad_(False)
         decoder.iou_prediction_head.requires_grad_(False)
@@ -147,7 +154,7 @@ class ClipSam(Network):
         images = self.encode_images(clip)
         texts = self.encode_texts(clip.sentences(), self._rows(clip))
         said = self.segment(images, texts, image, text)
-        said.mask_logits = said.mask_logits.unflatten(0, (len(clip), clip.time))
+        said.mask_logits = said.mask_logits[:, 0].unflatten(0, (len(clip), clip.time))
         return self.with_answer(said, len(clip), clip.time)
 
     @staticmethod
@@ -168,14 +175,14 @@ class ClipSam(Network):
     def segment(
         self, images: ImageFeatures, texts: TextFeatures, image: Int[Tensor, "pairs"], text: Int[Tensor, "pairs"]
     ) -> BridgePrediction:
-        """Pairs of images and sentences, each encoded once; masks `[pairs, h, w]` at four times SAM's grid.
+        """Pairs of images and sentences, each encoded once; masks `[pairs, 1, h, w]` at four times SAM's grid.
 
         In evaluation the queries are asked only where a no-target answer is wanted.
         """
         names, offset = self.names(texts) if self.asks_queries() else (None, 0)
         said = self.bridge(images, texts, image, text, names)
         dense = self.bridge.prompt(said.dense, (self.sam.grid,) * 2, self.sam.no_mask(1)[0, :, 0, 0])
-        masks = self.sam.decode_masks(images.sam[image], said.sparse, dense).mask_logits[:, 0]
+        masks = self.sam.decode_masks(images.sam[image], said.sparse, dense).mask_logits[:, :1]
         return BridgePrediction(
             mask_logits=masks,
             covers="picture",

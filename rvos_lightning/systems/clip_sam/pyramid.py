@@ -3,7 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
-Levels = tuple[Float[Tensor, "images c _h _w"], ...]
+Levels = tuple[Float[Tensor, "_images _c _h _w"], ...]
 """Fine, middle, coarse."""
 
 
@@ -24,7 +24,7 @@ class SimplePyramid(nn.Module):
             _level(scale, inputs // 2 if doubled and i == 0 else inputs, width) for i, scale in enumerate(scales)
         )
 
-    def forward(self, x: Float[Tensor, "images c h w"]) -> Levels:
+    def forward(self, x: Float[Tensor, "images inputs h w"]) -> Levels:
         """The three levels."""
         return tuple(level(x) for level in self.levels)
 

@@ -137,7 +137,7 @@ class Dfam(nn.Module):
         sentence = self._scale(self.sentence_scale) * cosine(self.to_sentence(named), names.sentences)
         return QueryOutput(masks, image, clip, sentence)
 
-    def _scale(self, scale: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    def _scale(self, scale: Float[Tensor, "1"]) -> Float[Tensor, "1"]:
         return (scale if self.clamp is None else scale.clamp(max=self.clamp)).exp()
 
     def _absent(self, named: Float[Tensor, "pairs queries c"]) -> Float[Tensor, "pairs 2"] | None:

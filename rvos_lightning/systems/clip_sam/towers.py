@@ -69,7 +69,7 @@ class ClipTower(VisionLanguage):
     def __init__(
         self,
         model: str = "ViT-L-14-336-quickgelu",
-        weights: Path | None = None,
+        weights: Path | str | None = None,
         size: dict[str, Any] | None = None,
         plain_gelu: bool = False,
         final_norm: bool = False,
@@ -174,7 +174,7 @@ class SmallTower(VisionLanguage):
         width: int = 64,
         image_size: int = 64,
         stride: int = 8,
-        weights: Path | None = None,
+        weights: Path | str | None = None,
         frozen: bool = False,
     ) -> None:
         super().__init__()
@@ -191,7 +191,7 @@ class SmallTower(VisionLanguage):
         if frozen:
             freeze(self)
 
-    def load_weights(self, weights: Path) -> None:
+    def load_weights(self, weights: Path | str) -> None:
         """Read a state dict of this class."""
         state = load_official(weights)
         refuse_misfit(state, self.state_dict(), what=str(weights), remedy="give the sizes it was trained with")

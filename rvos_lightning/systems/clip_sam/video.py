@@ -32,7 +32,7 @@ class ClipSam2(ClipSam):
     def __init__(self, sam: Sam2, memory: Sam2Memory, tower: VisionLanguage, text: TextEncoder, **options: Any) -> None:
         if sam.fit != "stretch":
             raise ValueError(f"network.sam.fit is {sam.fit}: CLIP sees the stretched picture; set it to stretch")
-        super().__init__(sam, tower, text, train_encoders=True, **options)  # type: ignore[arg-type]
+        super().__init__(sam, tower, text, train_encoders=True, **options)
         self.memory, self.says_presence = memory, self.says_presence or sam.says_presence
 
     def _freeze(self, train_encoders: bool) -> None:

@@ -53,7 +53,7 @@ class MLLM(nn.Module):
         lora: LoRA | None = None,
         train_vision: bool = False,
         train_language: bool = False,
-        weights: Path | None = None,
+        weights: Path | str | None = None,
         attention: str = "sdpa",
         checkpointing: bool = False,
     ) -> None:

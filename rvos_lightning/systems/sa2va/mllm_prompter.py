@@ -90,7 +90,7 @@ class MLLMPrompter(Prompter):
         lora: LoRA | None = LoRA(),  # noqa: B008 (frozen)
         train_vision: bool = False,
         train_language: bool = False,
-        weights: Path | None = None,
+        weights: Path | str | None = None,
         questions: Sequence[str] = talk.QUESTIONS,
         answers: Sequence[str] = talk.ANSWERS,
         absent_answer: str = "There is no such object.",

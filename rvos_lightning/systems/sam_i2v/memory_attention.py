@@ -30,7 +30,7 @@ class MemoryAttentionLayer(nn.Module):
         value: Float[Tensor, "batch keys memory_dim"],
         table: Rotation | Phases,
         spatial: int,
-        bias: Float[Tensor, "batch 1 keys"] | None,
+        bias: Float[Tensor, "#batch 1 keys"] | None,
     ) -> Float[Tensor, "batch tokens dim"]:
         """One block; `spatial` leading keys are rotated."""
         y = self.norm1(x)
@@ -77,7 +77,7 @@ class MemoryAttention(nn.Module):
         memory: Float[Tensor, "batch keys memory_dim"],
         memory_position: Float[Tensor, "batch keys memory_dim"],
         pointers: int,
-        bias: Float[Tensor, "batch 1 keys"] | None = None,
+        bias: Float[Tensor, "#batch 1 keys"] | None = None,
     ) -> Float[Tensor, "batch dim h w"]:
         """The feature conditioned on memory.
 

@@ -108,7 +108,7 @@ class RotaryAttention(nn.Module):
         query_table: Rotation | Phases,
         key_table: Rotation | Phases,
         spatial: int | None = None,
-        bias: Float[Tensor, "batch #queries keys"] | Bool[Tensor, "batch #queries keys"] | None = None,
+        bias: Float[Tensor, "#batch #queries keys"] | Bool[Tensor, "#batch #queries keys"] | None = None,
     ) -> Float[Tensor, "batch queries dim"]:
         """Attend; only the first `spatial` keys are rotated (all by default).
 

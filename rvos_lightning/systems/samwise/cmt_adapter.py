@@ -52,7 +52,7 @@ class CMTAdapter(Adapter):
         selective: bool = True,
         dropout: Share = 0.1,
         parity: Literal["fixed", "official"] = "fixed",
-        weights: Path | None = None,
+        weights: Path | str | None = None,
     ) -> None:
         super().__init__()
         self.weights = weights

@@ -74,7 +74,7 @@ class Decoded:
 
     states: Float[Tensor, "layers images queries dim"]
     boxes: Float[Tensor, "layers images queries 4"]
-    start: Float[Tensor, "images queries 2"]
+    start: Float[Tensor, "#images _queries 2"]
 
 
 def inverse_sigmoid(x: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-Masks = Float[Tensor, "masks channels h w"]
+Masks = Float[Tensor, "masks channels _h _w"]
 
 
 class Refiner(nn.Module):

@@ -31,7 +31,7 @@ class BagAttention(MultiScaleDeformableAttention):
         value: Values,
         value_spatial_shapes: Int[Tensor, "levels 2"],
         value_spatial_shapes_list: Sizes,
-        level_start_index: Int[Tensor, "levels"],
+        level_start_index: Int[Tensor, "levels"] | None,
         sampling_locations: Float[Tensor, "images queries heads levels points 2"],
         attention_weights: Float[Tensor, "images queries heads levels points"],
         im2col_step: int,

@@ -107,7 +107,7 @@ class VideoSwin(nn.Module):
         self,
         variant: Literal["t", "s", "b"] = "t",
         size: SwinSize | None = None,
-        weights: Path | None = None,
+        weights: Path | str | None = None,
         activation_checkpointing: bool = False,
         start: SwinStart = SwinStart(),
     ) -> None:
