@@ -60,7 +60,7 @@ trained = test -e $(RUNS)/$(notdir $(1))/scores.json || \
   $(VENV) -m rvos_lightning fit -c configs/$(1).yaml --trainer.default_root_dir $(RUNS)/$(notdir $(1)) $(2)
 kept = $(VENV) -m rvos_lightning convert part $(RUNS)/$(notdir $(1)) $@ --recipe configs/$(1).yaml $(2)
 
-foundations: setup $(addsuffix .safetensors,$(addprefix $(KEPT)/,video_swin roberta clip bert sam sam2 samwise_adapters sgmg))
+foundations: setup $(addsuffix .safetensors,$(addprefix $(KEPT)/,video_swin roberta clip bert sam sam2 samwise_adapters internvl sgmg))
 
 $(KEPT)/video_swin.safetensors:
 	$(call trained,foundations/video_swin)
@@ -119,6 +119,17 @@ $(RUNS)/samwise_stills.safetensors: | $(KEPT)/sam2.safetensors $(KEPT)/roberta.s
 $(KEPT)/samwise_adapters.safetensors: $(RUNS)/samwise_stills.safetensors
 	$(call trained,foundations/samwise_adapters,--model.network.backbone.adapter.weights $<)
 	$(call kept,foundations/samwise_adapters,--part backbone.adapter.adapters)
+
+# InternVL in two steps: what its visual tokens are and how they move, then questions.
+.SECONDARY: $(RUNS)/internvl_sight.safetensors
+
+$(RUNS)/internvl_sight.safetensors:
+	$(call trained,foundations/internvl_sight)
+	$(call kept,foundations/internvl_sight,--part backbone)
+
+$(KEPT)/internvl.safetensors: $(RUNS)/internvl_sight.safetensors
+	$(call trained,foundations/internvl,--model.network.prompter.weights $<)
+	$(call kept,foundations/internvl,--part prompter.mllm --whole)
 
 lint: setup
 	$(VENV) -m ruff check .

@@ -33,6 +33,7 @@ class Facts:
         proposal: a mask without an object of its own (DAVIS unsupervised).
         fps: frames a second of the source film.
         spans: first and last position of each stretch in which the object is said to be there (YoURVOS).
+        answer: what the item's question is answered with, in words, where the item is a question.
     """
 
     object: int | None = None
@@ -46,6 +47,7 @@ class Facts:
     proposal: bool | None = None
     fps: float | None = None
     spans: tuple[tuple[int, int], ...] | None = None
+    answer: str | None = None
 
     def __post_init__(self) -> None:
         if self.spans is not None:  # JSON makes lists of tuples

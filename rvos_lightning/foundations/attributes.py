@@ -15,6 +15,7 @@ from torchmetrics import Metric
 
 from rvos_lightning.core.seams import Network
 from rvos_lightning.core.types import Clip, Prediction, SegmentedWindow, State
+from rvos_lightning.foundations.dialogue import LanguageTaps
 from rvos_lightning.foundations.motion import AdapterTaps
 from rvos_lightning.parts.segmenters.sam import Sam
 from rvos_lightning.parts.segmenters.sam2 import Sam2
@@ -81,7 +82,9 @@ class AttributePixels(Network):
 
     says_presence = False
 
-    def __init__(self, backbone: VideoSwin | TrunkTaps | AdapterTaps, kinds: dict[str, list[str]]) -> None:
+    def __init__(
+        self, backbone: VideoSwin | TrunkTaps | AdapterTaps | LanguageTaps, kinds: dict[str, list[str]]
+    ) -> None:
         super().__init__()
         names = [name for of_kind in kinds.values() for name in of_kind]
         if len(set(names)) < len(names):
@@ -100,7 +103,10 @@ class AttributePixels(Network):
         Raises:
             ValueError: a sentence that is no name.
         """
-        taps = self.backbone((clip.frames - self.mean) / self.deviation)
+        return self.classify(clip, self.backbone((clip.frames - self.mean) / self.deviation))
+
+    def classify(self, clip: Clip, taps: Taps) -> AttributePrediction:
+        """What each tap's classifiers make of its maps, and masks of the names asked for."""
         logits = [
             {kind: head(tap).unflatten(0, (-1, clip.time)) for kind, head in heads.items()}
             for tap, heads in zip(taps, self.heads, strict=True)

@@ -12,6 +12,7 @@ from rvos_lightning.core.inference import segment_video
 from rvos_lightning.core.types import Batch, Clip, ClipMeta
 from rvos_lightning.data import MovingShapes
 from rvos_lightning.data.shapes.moving_shapes import VOCABULARY
+from rvos_lightning.data.shapes.questions import VOCABULARY as ASKED
 from rvos_lightning.parts.segmenters.sam2_build import Sam2Size
 from rvos_lightning.parts.weights import KeyMap, WeightsError, convert
 from rvos_lightning.systems.sa2va import conversation as talk
@@ -22,10 +23,11 @@ from rvos_lightning.systems.sa2va.mllm_prompter import SHAPES_TOKENIZER, MLLMPro
 from rvos_lightning.systems.sa2va.network import Sa2VA
 from rvos_lightning.systems.sa2va.shards import keys_of
 from rvos_lightning.systems.sa2va.sizes import RELEASED, LanguageSize, MLLMSize, VisionSize
+from rvos_lightning.systems.sa2va.start import AROUND
 from rvos_lightning.systems.sa2va.two_decoders import TwoDecoderSam2
 from rvos_lightning.systems.sa2va.word_tokenizer import word_tokenizer
 
-SIZE = MLLMSize(VisionSize(1, 16, 2, 16, 32, 8), LanguageSize("qwen2", 2, 32, 32, 2, 1, 141, context=512))
+SIZE = MLLMSize(VisionSize(1, 16, 2, 16, 32, 8), LanguageSize("qwen2", 2, 32, 32, 2, 1, 161, context=512))
 SAM = Sam2Size(8, 1, (1, 1, 1, 1), (), (4, 4, 4, 4), hidden=32, memory_width=16, memory_layers=1, memory_mlp=32,
                decoder_mlp=32, decoder_heads=2, dropout=0.0, fuser_scale=0.1)  # fmt: skip
 ADAPTERS = lora.LoRA(4, 8, 0.0)
@@ -79,9 +81,16 @@ def run(net, whole, window):
 
 
 def test_shipped_tokenizer_is_made_from_the_vocabulary():
-    assert json.loads(SHAPES_TOKENIZER.read_text()) == json.loads(word_tokenizer(VOCABULARY).to_str())
+    assert json.loads(SHAPES_TOKENIZER.read_text()) == json.loads(word_tokenizer((*VOCABULARY, *ASKED)).to_str())
     tokenizer = prompter().tokenizer
-    for text in (*VOCABULARY, *talk.QUESTIONS, *talk.ANSWERS, "<|im_start|>user\n", "There is no such object."):
+    for text in (
+        *VOCABULARY,
+        *ASKED,
+        *talk.QUESTIONS,
+        *talk.ANSWERS,
+        "<|im_start|>user\n",
+        "There is no such object.",
+    ):
         assert tokenizer.convert_tokens_to_ids("<unk>") not in tokenizer.encode(text)
 
 
@@ -218,7 +227,7 @@ def test_prediction_does_not_read_what_is_not_its_own():
         ({"answers": ["Sure."]}, r"\[SEG\]"),
         ({"template": "alpaca"}, "qwen_chat"),
         ({"lora": lora.LoRA(targets=("wqkv",))}, "wqkv"),
-        ({"start": "near"}, "heads >= 7"),
+        ({"start": "near"}, "heads >= 8"),
         ({"size": replace(SIZE, language=replace(SIZE.language, vocabulary=64))}, "vocabulary"),
         ({"tokenizer": Path("nowhere")}, "tokenizer"),
     ],
@@ -269,7 +278,7 @@ def release(folder, two_decoders=False, family="qwen2"):
               "image_size": 32, "patch_size": 8}  # fmt: skip
     names = {"qwen2": "Qwen2ForCausalLM", "internlm2": "InternLM2ForCausalLM"}
     text = {"architectures": [names[family]], "num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 32,
-            "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 141}  # fmt: skip
+            "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 161}  # fmt: skip
     (folder / "config.json").write_text(json.dumps({"vision_config": vision, "llm_config": text}))
     return official_state
 
@@ -393,6 +402,38 @@ def test_a_language_model_that_has_never_prompted_starts_with_a_fresh_projection
     assert not torch.equal(own.to_prompt[0].weight, before.to_prompt[0].weight)
 
 
+def test_a_segmenter_that_knows_one_mask_gives_that():
+    torch.manual_seed(0)
+    one, three = (TwoDecoderSam2(image_size=64, size=SAM, multimask=many).eval() for many in (False, True))
+    three.load_state_dict(one.state_dict())
+    coarse, fine = torch.randn(2, 32, 4, 4), [torch.randn(2, 4, 16, 16), torch.randn(2, 8, 8, 8)]
+    with torch.no_grad():
+        decoded = one.decode_language(coarse, fine, torch.randn(2, 1, 32, generator=torch.Generator().manual_seed(0)))
+        before = three.decode_language(coarse, fine, torch.randn(2, 1, 32, generator=torch.Generator().manual_seed(0)))
+        assert not torch.equal(decoded.mask_logits, before.mask_logits)
+        for own in (one, three):  # the three masks of the other one
+            for mlp in own.sam_mask_decoder.output_hypernetworks_mlps[1:]:
+                for parameter in mlp.parameters():
+                    parameter.zero_()
+        tokens = torch.randn(2, 1, 32, generator=torch.Generator().manual_seed(0))
+        assert torch.equal(one.decode_language(coarse, fine, tokens).mask_logits, decoded.mask_logits)
+        assert not three.decode_language(coarse, fine, tokens).mask_logits.any()
+
+
+def test_vision_heads_that_start_near_look_at_a_neighbour_each():
+    size = replace(SIZE, vision=VisionSize(2, 64, 8, 16, 64, 8), language=replace(SIZE.language, heads=8, kv_heads=8))
+    torch.manual_seed(0)
+    tower = prompter(size=size, lora=None, start="near").mllm.model.model.vision_tower
+    attention, states = tower.encoder.layer[0].attention, tower.embeddings(torch.zeros(1, 3, 64, 64))[0]
+    queries, keys = (
+        proj(tower.encoder.layer[0].layernorm_before(states)).view(65, 8, 8).transpose(0, 1)
+        for proj in (attention.q_proj, attention.k_proj)
+    )
+    middle = 1 + 4 * 8 + 4
+    found = (queries @ keys.transpose(1, 2))[:, middle].argmax(1) - middle
+    assert found.tolist() == [8 * down + right for down, right in AROUND]
+
+
 def test_heads_that_start_near_look_one_frame_back():
     language = replace(SIZE.language, heads=8, kv_heads=8, head_dim=32, rope_theta=1e4)
     size = MLLMSize(VisionSize(1, 16, 2, 16, 64, 8), language)
@@ -403,6 +444,22 @@ def test_heads_that_start_near_look_one_frame_back():
     back = 70 - seen[0].argmax(-1)
     assert back[:5].tolist() == [19, 20, 18, 23, 15]  # 16 visual tokens in rows of 4, and three that frame them
     assert (seen[0][:5].amax(-1) > 0.5).all() and (seen[0][5:7, 55:].sum(-1) > 0.6).all()
+
+
+def test_the_last_heads_that_start_near_look_at_what_the_asking_token_says():
+    language = replace(SIZE.language, heads=8, kv_heads=8, head_dim=32, width=64, rope_theta=1e4)
+    own = prompter(size=MLLMSize(VisionSize(1, 16, 2, 16, 64, 8), language), start="near", attention="eager").eval()
+    layer, seen = own.mllm.model.model.language_model.layers[-1], []
+    layer.self_attn.register_forward_hook(lambda module, inputs, output: seen.append(output[1][0, -2:, 299]))
+    alike = torch.randn(64)
+
+    def same(module, inputs):
+        inputs[0][0, [40, 299]] = alike
+
+    layer.register_forward_pre_hook(same)
+    with torch.no_grad():
+        own.mllm.states(own.mllm.embed(torch.randint(0, 100, (1, 300))))
+    assert set(seen[0].topk(2).indices.flatten().tolist()) == {40, 299}
 
 
 def test_learns_from_moving_shapes_batches():

@@ -54,7 +54,7 @@ def _steady(preset: Preset, random: np.random.Generator) -> Thing:
     return Thing(_one(preset.shapes, random), _one(preset.colours, random), motion=motion)
 
 
-def _vary(thing: Thing, what: str, preset: Preset, random: np.random.Generator) -> Thing:
+def vary(thing: Thing, what: str, preset: Preset, random: np.random.Generator) -> Thing:
     """A thing that differs in `what` alone."""
     if what == "shape":
         return replace(thing, shape=_one(preset.shapes, random, thing.shape))
@@ -70,7 +70,7 @@ def _crowd(target: Thing, alike: list[Thing], preset: Preset, random: np.random.
     """The target, given look-alikes, and things of another shape or colour up to the preset's number."""
     things = [target, *alike]
     for i in range(max(0, preset.distractors - len(alike))):
-        things.append(_vary(target, ("shape", "colour")[i % 2], preset, random))
+        things.append(vary(target, ("shape", "colour")[i % 2], preset, random))
     return place_all(things, random)
 
 
@@ -83,14 +83,14 @@ def attributes(preset: Preset, random: np.random.Generator) -> Draft:
         respects.append("size")
     start = int(random.integers(len(respects))) if preset.distractors > 3 else 0
     turns = [respects[(start + i) % len(respects)] for i in range(max(preset.distractors, len(respects)))]
-    things = place_all([target, *(_vary(target, what, preset, random) for what in turns)], random)
+    things = place_all([target, *(vary(target, what, preset, random) for what in turns)], random)
     return Scene("attributes", things), [said(thing) for thing in things]
 
 
 def size(preset: Preset, random: np.random.Generator) -> Draft:
     """A small and a big thing, otherwise alike."""
     target = replace(_steady(preset, random), size=_one(("small", "big"), random))
-    things = _crowd(target, [_vary(target, "size", preset, random)], preset, random)
+    things = _crowd(target, [vary(target, "size", preset, random)], preset, random)
     return Scene("size", things), [replace(said(thing), motion=None) for thing in things]
 
 
@@ -114,7 +114,7 @@ def _changing(action: str, preset: Preset, random: np.random.Generator) -> Draft
     target = _steady(preset, random)
     target = replace(target, motion=replace(target.motion, action=action, when=float(random.uniform(0.4, 0.6))))
     alike = [replace(target, motion=Motion("steady", target.motion.direction))]
-    alike.append(_vary(target, "direction", preset, random))
+    alike.append(vary(target, "direction", preset, random))
     things = _crowd(target, alike, preset, random)
     return Scene(action, things), [said(thing) for thing in things]
 
@@ -157,7 +157,7 @@ def relation(preset: Preset, random: np.random.Generator) -> Draft:
         shift = motion.path(np.array([1.0]))[0] / 2
         tilt = float(random.uniform(0.02, 0.35))
         placed.append(replace(thing, start=(centre[0] - shift[0], centre[1] - shift[1]), tilt=tilt))
-    extra = _vary(
+    extra = vary(
         other, "colour", replace(preset, colours=tuple(c for c in preset.colours if c != target.colour)), random
     )
     things = place_all([placed[1], placed[2], placed[0], extra], random)
@@ -192,7 +192,7 @@ def occlusion(preset: Preset, random: np.random.Generator) -> Draft:
     """The target passes behind a wall."""
     target = _steady(preset, random)
     target = replace(target, motion=Motion("steady", _one(("left", "right"), random), speed="fast"))
-    alike = [_vary(target, "direction", preset, random)]
+    alike = [vary(target, "direction", preset, random)]
     things = _crowd(target, alike, preset, random)
     middle = things[0].start[0] + things[0].motion.path(np.array([0.5]))[0, 0]
     width = random.uniform(0.16, 0.26)
@@ -207,11 +207,11 @@ def multi(preset: Preset, random: np.random.Generator) -> Draft:
     respect = int(random.integers(3 if preset.moving else 2))
     things = []
     for _ in range(count):
-        thing = base if respect == 2 or not preset.moving else _vary(base, "direction", preset, random)
-        things.append(_vary(thing, "colour", preset, random) if respect == 1 else thing)
+        thing = base if respect == 2 or not preset.moving else vary(base, "direction", preset, random)
+        things.append(vary(thing, "colour", preset, random) if respect == 1 else thing)
     for i in range(2):
         what = {0: ("shape", "colour"), 1: ("shape", "shape"), 2: ("direction", "colour")}[respect][i]
-        things.append(_vary(base, what, preset, random))
+        things.append(vary(base, what, preset, random))
     query = Query(
         shape=base.shape,
         colour="" if respect == 1 else base.colour,
@@ -224,9 +224,9 @@ def multi(preset: Preset, random: np.random.Generator) -> Draft:
 def no_target(preset: Preset, random: np.random.Generator) -> Draft:
     """Something that is nearly there is asked for."""
     scene, queries = attributes(replace(preset, sizes=False), random)
-    absent = said(_vary(scene.things[0], "colour", preset, random))
+    absent = said(vary(scene.things[0], "colour", preset, random))
     if random.random() < 0.5:
-        absent = said(_vary(scene.things[0], "direction" if preset.moving else "shape", preset, random))
+        absent = said(vary(scene.things[0], "direction" if preset.moving else "shape", preset, random))
     return replace(scene, kind="no_target", target=-1), [absent, *queries]
 
 

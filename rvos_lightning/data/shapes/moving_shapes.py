@@ -218,6 +218,9 @@ class MovingShapes(VideoData):
             things that have it, or none; true means shape, colour, size and direction; `column` and `row` are the
             parts of things left and right of, above and below their centres. Give `items_per_video` as many. For
             classifiers.
+        questions: questions with answers in words (`Facts.answer`) instead of sentences: is there such a thing, where,
+            which way, what colour, shape or size, how many, what is there, which mean no pixels, and sentences to point
+            by; kind -> how often it is asked instead of true, the rest are captions (`questions.KINDS`).
         distractors: things that differ from the target in one respect, instead of the preset's number.
         data_seed: decides what is drawn; `seed` decides the order in training.
         kwargs: see `VideoData`.
@@ -238,6 +241,7 @@ class MovingShapes(VideoData):
         test_clips: int = 256,
         expressions_per_video: int = 2,
         labels: bool | list[LabelKind] = False,
+        questions: bool | dict[str, float] = False,
         distractors: FromZero | None = None,
         data_seed: int = 0,
         batch_size: int = 8,
@@ -256,9 +260,12 @@ class MovingShapes(VideoData):
         self.clips = {"train": train_clips, "val": val_clips, "test": test_clips}
         self.side, self.video_length = size, video_length or clip_length
         self.expressions_per_video, self.data_seed, self.labels = expressions_per_video, data_seed, labels
+        self.questions = questions
 
     def check(self) -> None:
         """Also refuses kinds of expression that do not exist or have no weight."""
+        from rvos_lightning.data.shapes.questions import MAKERS as ASKED
+
         super().check()
         unknown = sorted(set(self.preset.kinds) - set(MAKERS))
         moving = sorted(set(self.preset.kinds) - set(STILL)) if not self.preset.moving else []
@@ -267,13 +274,19 @@ class MovingShapes(VideoData):
         if unknown or not sum(self.preset.kinds.values()) > 0:
             what = f"unknown {unknown[0]!r}" if unknown else "no positive weight"
             raise DataError(f"data.kinds: {what}; give weights for some of {', '.join(MAKERS)}")
+        if isinstance(self.questions, dict) and (unknown := sorted(set(self.questions) - set(ASKED))):
+            raise DataError(f"data.questions: unknown {unknown[0]!r}; give shares of some of {', '.join(ASKED)}")
 
     def reader(self, split: Split) -> ShapesReader:
         """The reader of a split; prediction runs on the test split."""
         from rvos_lightning.data.shapes.labels import OF_THINGS, LabelReader, labels_of
+        from rvos_lightning.data.shapes.questions import KINDS, QuestionReader
 
         split = "test" if split == "predict" else split
         rest = (self.preset, self.side, self.video_length, self.data_seed)
+        if self.questions:
+            shares = KINDS if self.questions is True else self.questions
+            return QuestionReader(split, self.clips[split], self.expressions_per_video, *rest, shares=shares)
         if not self.labels:
             return ShapesReader(split, self.clips[split], self.expressions_per_video, *rest)
         kinds = OF_THINGS if self.labels is True else self.labels

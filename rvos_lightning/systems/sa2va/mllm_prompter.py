@@ -33,7 +33,7 @@ from rvos_lightning.systems.sa2va.teaching import Lesson, prepare_lesson
 from rvos_lightning.systems.sa2va.tiling import normalise_frames, resize_frames, tile_image
 
 log = logging.getLogger(__name__)
-PROMPT_SCALE = 10.0  # of `start: near`, against weights of variance 1 / width: [SEG] states differ little at first
+PROMPT_SCALE = 1.0  # of `start: near`, against weights of variance 1 / width: prompts are as long as a click's
 SHAPES_TOKENIZER = Path(__file__).parent / "shapes_tokenizer.json"
 
 
@@ -54,7 +54,7 @@ class MLLMPrompter(Prompter):
         lora: adapters on the language model, as published; None: none.
         train_vision: train the vision tower.
         train_language: train the language model's own weights.
-        weights: folder made by `rvos convert sa2va`, read before adapters are added.
+        weights: folder made by `rvos convert sa2va`, or `small/NAME`, read before adapters are added.
         questions: templates of training questions, one drawn per turn.
         answers: taught answers, one drawn per turn, each with one [SEG].
         absent_answer: taught where nothing is meant; without [SEG].
@@ -151,7 +151,7 @@ class MLLMPrompter(Prompter):
 
     def teach(self, clip: Clip) -> SpokenPrompt:
         """Feed questions and answers; states at [SEG] become prompts, taught tokens go to `NextToken`."""
-        visual, text = self._look(clip.frames[:, :], clip)
+        visual, text = self.look(clip.frames[:, :], clip)
         lesson, answers = self.lesson(clip, text)
         states = self.mllm.states(self.mllm.insert(lesson.ids, visual), lesson.mask)
         predicting, labels = lesson.targets_of(states)
@@ -174,13 +174,14 @@ class MLLMPrompter(Prompter):
         for i, video in enumerate(clip.video.tolist()):
             start = "" if video in seen else text[video]
             seen.add(video)
-            turns.append(talk.Turn(start + self._question(clip.expressions[i]), self._answer(clip, i)))
+            turns.append(talk.Turn(start + self.ask_for(clip.expressions[i]), self._answer(clip, i)))
         lesson = prepare_lesson(
             self.tokenizer, turns, clip.video, self.seg_id, self.chat, self.separator, self.size.language.context
         )
         return lesson, [turn.answer for turn in turns]
 
-    def _question(self, expression: str) -> str:
+    def ask_for(self, expression: str) -> str:
+        """An expression as a training question."""
         template = _draw(self.questions)
         if self.verbatim_questions and "?" in expression:
             return expression
@@ -188,6 +189,8 @@ class MLLMPrompter(Prompter):
 
     def _answer(self, clip: Clip, item: int) -> str:
         """The answer is an input here, as teacher forcing needs; of the truth it tells whether anything is meant."""
+        if (told := clip.meta[item].facts.answer) is not None:
+            return told
         answer = _draw(self.answers)
         return self.absent_answer if clip.meta[item].no_target else answer
 
@@ -200,10 +203,15 @@ class MLLMPrompter(Prompter):
 
         Not compiled, as an answer grows word by word.
         """
+        answers, positions = self.answer(clip)
+        return self._prompt_of(clip, answers, positions)
+
+    def answer(self, clip: Clip) -> tuple[list[Answer], tuple[int, ...]]:
+        """An answer to every item's question, and the positions in the video of the frames that were looked at."""
         seen = shown(clip, self.frames, self.sampling)
-        answers: list[Answer | None] = [None] * len(clip)
+        answers: Any = [None] * len(clip)
         for video in clip.video.unique().tolist():
-            visual, text = self._look(seen.frames[video : video + 1], clip)
+            visual, text = self.look(seen.frames[video : video + 1], clip)
             items = [i for i, v in enumerate(clip.video.tolist()) if v == video]
             for start in range(0, len(items), self.ask_at_once):
                 chunk = items[start : start + self.ask_at_once]
@@ -211,7 +219,7 @@ class MLLMPrompter(Prompter):
                 found = self.mllm.generate(prompts, visual, self.max_new_tokens, self.stopped)
                 for i, answer in zip(chunk, found, strict=True):
                     answers[i] = answer
-        return self._prompt_of(clip, answers, seen.positions)
+        return answers, seen.positions
 
     def prompt_ids(self, expression: str, visual: str) -> list[int]:
         """Token ids of one question about pictures written as `visual`."""
@@ -247,7 +255,7 @@ class MLLMPrompter(Prompter):
 
     # Pictures
 
-    def _look(
+    def look(
         self, frames: Float[Tensor, "video time 3 height width"], clip: Clip
     ) -> tuple[Float[Tensor, "n width"], list[str]]:
         """Visual tokens of all videos, and each video's text that stands for them."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from rvos_lightning.parts.weights import WeightsError, mark_reproducible
+from rvos_lightning.parts.weights import WeightsError, located, mark_reproducible
 
 
 def shard_files(path: Path) -> list[Path]:
@@ -41,7 +41,7 @@ def keys_of(path: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
 
 def holds(path: Path, prefix: str) -> bool:
     """Whether a checkpoint has anything under a prefix."""
-    return any(key.startswith(prefix) for key in keys_of(path))
+    return any(key.startswith(prefix) for key in keys_of(located(path)))
 
 
 class Tensors:
@@ -100,7 +100,7 @@ def fill(module: nn.Module, path: Path, prefix: str) -> None:
     Raises:
         WeightsError: a tensor of the module is missing or has another shape.
     """
-    tensors = Tensors(path)
+    tensors = Tensors(located(path))
     for name, own in module.state_dict().items():
         if prefix + name not in tensors.where:
             raise WeightsError(f"{path}: key {prefix + name} is missing; convert the checkpoint of this size first")

@@ -54,6 +54,11 @@ class LanguageSize:
     context: int = 32768
     head_dim: int | None = None
 
+    @property
+    def head_size(self) -> int:
+        """Width of one attention head."""
+        return self.head_dim or self.width // self.heads
+
 
 @dataclass(frozen=True)
 class MLLMSize:
@@ -111,7 +116,7 @@ def _text_config(size: LanguageSize) -> Any:
         "num_hidden_layers": size.layers,
         "num_attention_heads": size.heads,
         "num_key_value_heads": size.kv_heads,
-        "head_dim": size.head_dim or size.width // size.heads,
+        "head_dim": size.head_size,
         "max_position_embeddings": size.context,
         "rms_norm_eps": size.eps,
         "tie_word_embeddings": False,

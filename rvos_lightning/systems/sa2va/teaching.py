@@ -35,6 +35,12 @@ class Lesson:
         taught = self.labels[:, 1:] != IGNORED
         return states[:, :-1][taught], self.labels[:, 1:][taught]
 
+    def answers(self) -> Int[Tensor, "batch 2"]:
+        """(video, position) where every answer begins, in the order of the turns of one video after another."""
+        taught = self.labels != IGNORED
+        taught[:, 1:] &= ~taught[:, :-1].clone()
+        return taught.nonzero()
+
     def seg_states(self, states: Float[Tensor, "video length width"]) -> Float[Tensor, "batch width"]:
         """The state at every item's [SEG]: where it is the input token."""
         return states[self.seg[:, 0], self.seg[:, 1]]

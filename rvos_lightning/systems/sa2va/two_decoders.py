@@ -55,6 +55,8 @@ class TwoDecoderSam2(Sam2):
         normalisation: `train` is exact; `video` and `image` round as the released chat code does.
         resample: `pillow` resamples pictures as the released code does; `torch` is faster and close.
         second_decoder: False for a Sa2VA checkpoint, which has no original decoder and cannot do Sa2VA-i.
+        multimask: take the best of three masks by estimated IoU, as published; else the single mask, for a segmenter
+            that has learnt no other (`small/sam2`).
         options: of `Sam2`.
     """
 
@@ -67,9 +69,10 @@ class TwoDecoderSam2(Sam2):
         normalisation: Normalisation = "train",
         resample: Literal["torch", "pillow"] = "torch",
         second_decoder: bool = True,
+        multimask: bool = True,
         **options: Any,
     ) -> None:
-        super().__init__(variant, trainable=trainable, multimask=True, fit="stretch", **options)
+        super().__init__(variant, trainable=trainable, multimask=multimask, fit="stretch", **options)
         # `options` is read by `get` alone, or jsonargparse would also offer what is given to `super` here.
         if options.get("weights") is None:  # no loss reaches this head: at random it would mix the three masks
             for parameter in self.sam_mask_decoder.iou_prediction_head.layers[-1].parameters():
@@ -158,7 +161,7 @@ class TwoDecoderSam2(Sam2):
         tokens: Float[Tensor, "batch tokens dim"] | None,
         role: Role = "finetuned",
     ) -> Decoded:
-        """The best of three masks by estimated IoU, from language tokens or, when tracking, from none.
+        """The best of three masks by estimated IoU, or the single one; when tracking from no language tokens.
 
         Args:
             coarse: after memory attention or `no_memory`.
@@ -174,7 +177,7 @@ class TwoDecoderSam2(Sam2):
             image_pe=self.dense_position(),
             sparse_prompt_embeddings=sparse,
             dense_prompt_embeddings=self.sam_prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1),
-            multimask_output=True,
+            multimask_output=self.multimask,
             repeat_image=False,
             high_res_features=list(fine),
         )
