@@ -30,7 +30,7 @@ def iou(inter: np.ndarray, union: np.ndarray, empty: float) -> np.ndarray:
     return np.where(union == 0, empty, inter / np.maximum(union, 1))
 
 
-def iou_float32(inter: np.ndarray, union: np.ndarray) -> np.ndarray:
+def iou_float32(inter: np.ndarray | np.generic, union: np.ndarray | np.generic) -> np.ndarray | np.generic:
     """IoU as ReferFormer's A2D code has it, (I + 1e-6) / (U + 1e-6) in float32; it decides ties at thresholds."""
     epsilon = np.float32(1e-6)
     return (inter.astype(np.float32) + epsilon) / (union.astype(np.float32) + epsilon)

@@ -291,7 +291,6 @@ def check_original_size(golden, said, batch):
     size = tuple(golden.config["orig_hw"])
     meta = [ClipMeta(str(i), "0", ("0",), (64, 64), size, (0,)) for i in range(batch)]
     clip = Clip(torch.zeros(batch, 1, 3, 64, 64), torch.arange(batch), ["-"] * batch, meta)
-    said.mask_logits = said.mask_logits[:, None]
     truth = Targets(torch.zeros(batch, 1, *size, dtype=torch.bool), torch.ones(batch, 1, dtype=torch.bool))
     logits = at_target_size(said.mask_logits, clip, truth)
     golden.check("original_size_logits", logits, atol=1e-4)

@@ -140,7 +140,7 @@ def test_regions_marked_by_the_user(path):
     ids = torch.from_numpy(data["input_ids"])
     embeddings = mllm.insert(ids, torch.cat([*tiles, *marked]))
     rules.close(embeddings, data["inputs_embeds"], 2e-6)
-    rules.close(mllm.states(embeddings, torch.ones_like(ids)), data["last_hidden"], 2e-6)
+    rules.close(mllm.states(embeddings, torch.ones_like(ids, dtype=torch.bool)), data["last_hidden"], 2e-6)
 
 
 def test_map_names_are_ours():
