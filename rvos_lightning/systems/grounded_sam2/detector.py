@@ -1,5 +1,6 @@
 """GroundingDINO (transformers): the box that fits a sentence best."""
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -13,7 +14,17 @@ from rvos_lightning.parts.weights import freeze, mark_reproducible
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-class GroundingDino(nn.Module):
+class Detector(nn.Module, ABC):
+    """Finds what a sentence means in single frames."""
+
+    @abstractmethod
+    def forward(
+        self, frames: Float[Tensor, "images 3 height width"], expressions: list[str]
+    ) -> Float[Tensor, "images 4"]:
+        """Best box of each frame for its sentence: left, top, right, bottom in pixels of the frame."""
+
+
+class GroundingDino(Detector):
     """Frozen open-vocabulary detector.
 
     Args:
@@ -53,7 +64,7 @@ class GroundingDino(nn.Module):
     def forward(
         self, frames: Float[Tensor, "images 3 height width"], expressions: list[str]
     ) -> Float[Tensor, "images 4"]:
-        """Best box of each frame for its sentence: left, top, right, bottom in pixels of the frame."""
+        """See `Detector`."""
         height, width = frames.shape[-2:]
         ids, mask = self.tokens(expressions, frames.device)
         output = self.model(pixel_values=self.resized(frames), input_ids=ids, attention_mask=mask)

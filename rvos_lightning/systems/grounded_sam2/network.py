@@ -10,7 +10,7 @@ from rvos_lightning.core.seams import Network
 from rvos_lightning.core.types import Clip, Features, Prediction, Prompt, State
 from rvos_lightning.parts.memories.sam2_memory import Sam2Memory
 from rvos_lightning.parts.segmenters.sam2 import Sam2
-from rvos_lightning.systems.grounded_sam2.detector import GroundingDino
+from rvos_lightning.systems.grounded_sam2.detector import Detector
 
 
 class GroundedSam2(Network):
@@ -23,7 +23,7 @@ class GroundedSam2(Network):
             segmented by itself.
     """
 
-    def __init__(self, segmenter: Sam2, detector: GroundingDino, frames: Literal["first", "all"] = "first") -> None:
+    def __init__(self, segmenter: Sam2, detector: Detector, frames: Literal["first", "all"] = "first") -> None:
         super().__init__()
         self.segmenter, self.detector, self.frames = segmenter, detector, frames
         self.segmenter.empty_points = 1  # what SAM 2 sends along with a box
