@@ -15,9 +15,10 @@ SWAPS = {
     "sam_i2v over edge_sam": ("sam_i2v", f"{SEGMENTER}.variant", "edge_sam", f"{SEGMENTER}.weights", "null"),
     "samwise over hiera_t": ("samwise", f"{SEGMENTER}.variant", "hiera_t", f"{SEGMENTER}.weights", "null", *ANEW),
     "tiny over an image SAM": ("tiny", SEGMENTER, SAM, f"{SEGMENTER}.variant", "small"),
-    "sa2va over another SAM 2": ("sa2va", f"{SEGMENTER}.variant", "hiera_t"),
+    "sa2va over another SAM 2": ("sa2va", f"{SEGMENTER}.variant", "hiera_t", f"{SEGMENTER}.weights", "null"),
     "sa2va over an image SAM": (
-        "sa2va", SEGMENTER, SAM, f"{SEGMENTER}.variant", "small", f"{SEGMENTER}.occlusion", "true"
+        "sa2va", SEGMENTER, SAM, f"{SEGMENTER}.variant", "small", f"{SEGMENTER}.occlusion", "true",
+        f"{SEGMENTER}.weights", "small/sam",
     ),
     "adapters after all stages": ("samwise", f"{ADAPTER}.stages", "[0,1,2,3]", *ANEW),
     "adapter after one stage": ("samwise", f"{ADAPTER}.stages", "[2]", *ANEW),
@@ -60,14 +61,20 @@ REFUSED = {
         "SentencePrompter needs the sentence that an adapter reads, ImageFeatures reads none",
     ),
     "tracking without memory": (
-        ("sa2va", SEGMENTER, SAM, f"{SEGMENTER}.variant", "small", "--model.network.inference", "sa2va_i"),
+        (
+            "sa2va", SEGMENTER, SAM, f"{SEGMENTER}.variant", "small", f"{SEGMENTER}.weights", "null",
+            "--model.network.inference", "sa2va_i",
+        ),
         "--model.network.inference sa2va_i tracks with SAM 2's memory, Sam has none",
     ),
     "a loss on what nobody says": (
-        ("sa2va", SEGMENTER, SAM, f"{SEGMENTER}.variant", "small"),
+        (
+            "sa2va", SEGMENTER, SAM, f"{SEGMENTER}.variant", "small", f"{SEGMENTER}.weights", "null",
+            "--objectives.presence", "callbacks.Presence",
+        ),
         "Presence: the network gives no presence_logits",
     ),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", REFUSED)

@@ -61,17 +61,17 @@ def test_a_file_that_covers_a_part_is_all_that_is_opened(folder, tmp_path):
 
 def test_what_a_file_lacks_is_read_from_the_parts_own_path(tmp_path):
     torch.manual_seed(0)
-    own, other = (Sam2("small", image_size=32) for _ in range(2))
+    own, other = (Sam2("narrow", image_size=32) for _ in range(2))
     save(own.state_dict(), tmp_path / "sam.safetensors")
     save({"rest.weight": torch.zeros(2, 2), "rest.bias": torch.zeros(2)}, tmp_path / "start.safetensors")
     with starting_from(tmp_path / "start.safetensors"):
-        sam = Sam2("small", image_size=32, weights=str(tmp_path / "sam.safetensors"))
+        sam = Sam2("narrow", image_size=32, weights=str(tmp_path / "sam.safetensors"))
         net = Net(segmenter=sam, rest=torch.nn.Linear(2, 2))
         start_from(net, tmp_path / "start.safetensors")
     assert torch.equal(sam.no_mem_embed, own.no_mem_embed) and not torch.equal(other.no_mem_embed, own.no_mem_embed)
     assert not net.rest.weight.any()
     with starting_from(tmp_path / "start.safetensors"):
-        net = Net(segmenter=Sam2("small", image_size=32, weights="nowhere.pt"), rest=torch.nn.Linear(2, 2))
+        net = Net(segmenter=Sam2("narrow", image_size=32, weights="nowhere.pt"), rest=torch.nn.Linear(2, 2))
         with pytest.raises(WeightsError, match=r"start.safetensors lacks \d+ keys of segmenter.*nowhere.pt"):
             start_from(net, tmp_path / "start.safetensors")
 

@@ -276,7 +276,7 @@ def test_licences_of_parts_and_of_every_set_of_a_mixture():
     from rvos_lightning.parts.segmenters.sam2 import Sam2
 
     module = LightningModule()
-    module.network = nn.ModuleList([Sam2("small", image_size=64), Sam2("small", image_size=64)])
+    module.network = nn.ModuleList([Sam2("narrow", image_size=64), Sam2("narrow", image_size=64)])
     data = Mixture({"a": MovingShapes(size=64), "b": MeViS("nowhere")})
     assert licences(module, data) == [Sam2.licence, MovingShapes.licence, MeViS.licence]
 

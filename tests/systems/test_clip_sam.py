@@ -152,13 +152,13 @@ def test_the_bridge_prompts_sam2_and_its_memory():
     def build(fit="stretch", **options):
         torch.manual_seed(0)
         text, sizes = Bert(size=TextSize(0, 32, 2, 4, 64, 40, 0.0)), Sizes(8, pixel_layers=1, heads=4, hidden=64)
-        sam = Sam2("small", image_size=64, frozen=False, fit=fit)
+        sam = Sam2("narrow", image_size=64, frozen=False, fit=fit)
         return ClipSam2(sam, Sam2Memory(gate_masks=False), ClipTower(size=CLIP), text, sizes=sizes, **options)
 
     with pytest.raises(ValueError, match="set it to stretch"):
         build(fit="pad")
     with pytest.raises(ValueError, match="take the network clip_sam.video.ClipSam2"):
-        ClipSam(Sam2("small", image_size=64), ClipTower(size=CLIP), Bert(size=TextSize(0, 32, 2, 4, 64, 40, 0.0)))
+        ClipSam(Sam2("narrow", image_size=64), ClipTower(size=CLIP), Bert(size=TextSize(0, 32, 2, 4, 64, 40, 0.0)))
     film, net = batch(SENTENCES, videos=2, time=3), build(no_target=True)
     net.eval()
     whole = net(film.clip)

@@ -265,7 +265,7 @@ def test_an_answer_ends_where_the_context_does():
 def release(folder, two_decoders=False, family="qwen2"):
     """A folder as released, of tiny random weights."""
     size = replace(SIZE, language=replace(SIZE.language, family=family))
-    sam = TwoDecoderSam2(image_size=64, variant="small", second_decoder=two_decoders)
+    sam = TwoDecoderSam2(image_size=64, variant="narrow", second_decoder=two_decoders)
     own = MLLMPrompter(size=size, lora=None).fit_to(sam)
     state = {f"segmenter.{k}": v for k, v in sam.state_dict().items()}
     state |= {f"prompter.{k}": v for k, v in own.state_dict().items() if "lora_scale" not in k}
@@ -286,7 +286,7 @@ def release(folder, two_decoders=False, family="qwen2"):
 @pytest.mark.parametrize(("two_decoders", "family"), [(False, "qwen2"), (True, "internlm2")])
 def test_import_and_export_return_the_release(tmp_path, two_decoders, family):
     before = release(tmp_path / "released", two_decoders, family)
-    assert "used" in official.import_official(tmp_path / "released", tmp_path / "ours", "small")
+    assert "used" in official.import_official(tmp_path / "released", tmp_path / "ours", "narrow")
     official.export_official(tmp_path / "ours", tmp_path / "back")
     from rvos_lightning.systems.sa2va.shards import Tensors
 
@@ -299,11 +299,11 @@ def test_unknown_or_missing_keys_are_refused(tmp_path):
     state = release(tmp_path / "released")
     save_file({"surprise": torch.zeros(1)}, tmp_path / "released" / "model-9.safetensors")
     with pytest.raises(WeightsError, match="surprise"):
-        official.import_official(tmp_path / "released", tmp_path / "ours", "small")
+        official.import_official(tmp_path / "released", tmp_path / "ours", "narrow")
     (tmp_path / "released" / "model-9.safetensors").unlink()
     (tmp_path / "released" / "model-1.safetensors").unlink()
     with pytest.raises(WeightsError, match="does not fill"):
-        official.import_official(tmp_path / "released", tmp_path / "ours", "small")
+        official.import_official(tmp_path / "released", tmp_path / "ours", "narrow")
     assert state
 
 
@@ -314,7 +314,7 @@ def test_sa2va_becomes_sa2va_i(tmp_path):
     official.add_original_decoder(tmp_path / "sa2va", tmp_path / "sam2.safetensors", tmp_path / "both")
     found = keys_of(tmp_path / "both")
     assert len(found) == len(before) + len(decoder)
-    official.import_official(tmp_path / "both", tmp_path / "ours", "small")
+    official.import_official(tmp_path / "both", tmp_path / "ours", "narrow")
     with pytest.raises(WeightsError, match="two mask decoders"):
         official.add_original_decoder(tmp_path / "both", tmp_path / "sam2.safetensors", tmp_path / "again")
 
@@ -382,8 +382,8 @@ def test_merge_equals_adapters():
 
 def test_starts_from_converted_weights_with_fresh_adapters(tmp_path):
     before = release(tmp_path / "released")
-    official.import_official(tmp_path / "released", tmp_path / "ours", "small")
-    small = TwoDecoderSam2("small", image_size=64)
+    official.import_official(tmp_path / "released", tmp_path / "ours", "narrow")
+    small = TwoDecoderSam2("narrow", image_size=64)
     own = prompter(small, lora=ADAPTERS, weights=tmp_path / "ours")
     embedding = own.mllm.model.get_input_embeddings().weight
     assert torch.equal(embedding, before["language_model.model.embed_tokens.weight"])

@@ -55,20 +55,3 @@ class ConvStem(nn.Module):
     def forward(self, images: Float[Tensor, "images 3 height width"]) -> Float[Tensor, "images h w c"]:
         """h = height / stride, w = width / stride."""
         return self.proj(images).permute(0, 2, 3, 1)
-
-
-class BilinearUp(nn.Module):
-    """Doubles a map bilinearly after a 1x1 convolution.
-
-    Args:
-        inputs: channels that come in.
-        width: channels that go out.
-    """
-
-    def __init__(self, inputs: int, width: int) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(inputs, width, 1)
-
-    def forward(self, x: Float[Tensor, "images inputs h w"]) -> Float[Tensor, "images width h2 w2"]:
-        """h2 = 2 h, w2 = 2 w."""
-        return functional.interpolate(self.proj(x), scale_factor=2.0, mode="bilinear", align_corners=False)

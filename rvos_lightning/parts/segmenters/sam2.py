@@ -41,7 +41,7 @@ class Sam2(VideoSegmenter):
     """Hiera image encoder, prompt encoder, mask decoder and memory modules of SAM 2.
 
     Args:
-        variant: published trunk, or `small` (ours, trainable from scratch on a laptop).
+        variant: published trunk, or `narrow` (ours, as published at a quarter of the width and less: `small/sam2`).
         version: 2.1 adds time codes to pointers and an embedding for absent objects in memory.
         image_size: side in pixels of the square the encoder sees.
         weights: a file of Meta's or of ours, or a hub id such as facebook/sam2-hiera-base-plus; None: random.

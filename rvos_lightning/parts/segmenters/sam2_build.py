@@ -11,10 +11,9 @@ from typing import Literal
 import torch
 from torch import nn
 
-from rvos_lightning.parts.layers.convolutions import BilinearUp, ConvStem, refinement
 from rvos_lightning.parts.segmenters.aligned import start_decoder, start_memory
 
-Variant = Literal["hiera_t", "hiera_s", "hiera_b+", "hiera_l", "small", "narrow"]
+Variant = Literal["hiera_t", "hiera_s", "hiera_b+", "hiera_l", "narrow"]
 
 
 @dataclass(frozen=True)
@@ -29,16 +28,12 @@ class Sam2Size:
         windows: window side per stage, in tokens.
         position_size: grid of the coarse position embedding.
         patch_stride: pixels per token of the first stage.
-        conv_stem: 3x3 convolutions instead of the patch embedding (ours: learns from scratch sooner).
         hidden: width of neck, prompts and decoder.
         memory_width: channels of a spatial memory.
         memory_layers: layers of memory attention.
         memory_mlp: width of their MLPs.
         decoder_mlp: width of the MLPs in the two-way decoder.
         decoder_heads: heads of the two-way decoder.
-        smooth_decoder: channels of a decoder head that upsamples bilinearly and then convolves 3x3, instead of two
-            transposed convolutions with hidden / 8 channels (ours: those learn each of their 16 places apart). None: as
-            published.
         dropout: of memory attention.
         fuser_scale: initial layer scale of the memory encoder's blocks.
         aligned: start so that clicks attend to their own place, and every place to its own in memory (ours).
@@ -51,14 +46,12 @@ class Sam2Size:
     windows: tuple[int, int, int, int] = (8, 4, 14, 7)
     position_size: tuple[int, int] = (7, 7)
     patch_stride: int = 4
-    conv_stem: bool = False
     hidden: int = 256
     memory_width: int = 64
     memory_layers: int = 4
     memory_mlp: int = 2048
     decoder_mlp: int = 2048
     decoder_heads: int = 8
-    smooth_decoder: int | None = None
     dropout: float = 0.1
     fuser_scale: float = 1e-6
     aligned: bool = False
@@ -66,8 +59,6 @@ class Sam2Size:
     @property
     def levels(self) -> tuple[int, int, int]:
         """Channels of the decoder's three feature maps, fine to coarse."""
-        if self.smooth_decoder:
-            return (self.smooth_decoder, self.smooth_decoder, self.hidden)
         return (self.hidden // 8, self.hidden // 4, self.hidden)
 
     @property
@@ -81,23 +72,6 @@ SIZES: dict[str, Sam2Size] = {
     "hiera_s": Sam2Size(stages=(1, 2, 11, 2), global_blocks=(7, 10, 13)),
     "hiera_b+": Sam2Size(112, 2, (2, 3, 16, 3), (12, 16, 20), position_size=(14, 14)),
     "hiera_l": Sam2Size(144, 2, (2, 6, 36, 4), (23, 33, 43), (8, 4, 16, 8)),
-    "small": Sam2Size(  # ours, for training from scratch on a laptop at 64 px
-        embed_dim=16,
-        stages=(1, 1, 2, 1),
-        global_blocks=(),
-        windows=(8, 8, 8, 4),
-        patch_stride=2,
-        conv_stem=True,
-        hidden=48,
-        memory_width=24,
-        memory_layers=1,
-        memory_mlp=96,
-        decoder_mlp=96,
-        decoder_heads=4,
-        smooth_decoder=32,
-        dropout=0.0,
-        fuser_scale=0.1,
-    ),
     "narrow": Sam2Size(  # ours, as published but narrow: `small/sam2`, made for 64 px
         embed_dim=16,
         stages=(1, 1, 2, 1),
@@ -162,9 +136,7 @@ def image_encoder(size: Sam2Size) -> nn.Module:
             window_spec=size.windows,
             window_pos_embed_bkg_spatial_size=size.position_size,
         )
-    if size.conv_stem:
-        trunk.patch_embed = ConvStem(size.embed_dim, size.patch_stride)
-    elif size.patch_stride != 4:
+    if size.patch_stride != 4:
         stride = (size.patch_stride, size.patch_stride)
         trunk.patch_embed = PatchEmbed(stride=stride, embed_dim=size.embed_dim)
     trunk.to(torch.get_default_device())
@@ -249,23 +221,9 @@ def mask_decoder(size: Sam2Size, object_scores: bool) -> nn.Module:
         pred_obj_scores_mlp=object_scores,
         use_multimask_token_for_obj_ptr=True,
     )
-    if size.smooth_decoder:
-        _smooth(decoder, size.hidden, size.smooth_decoder)
     if size.aligned:
         start_decoder(decoder)
     return decoder
-
-
-def _smooth(decoder: nn.Module, hidden: int, width: int) -> None:
-    """Another head on the same seams: the decoder takes `output_upscaling` apart into five steps."""
-    from sam2.modeling.sam2_utils import MLP
-
-    decoder.conv_s0, decoder.conv_s1 = nn.Conv2d(hidden, width, 1), nn.Conv2d(hidden, width, 1)
-    decoder.output_upscaling = nn.Sequential(
-        BilinearUp(hidden, width), nn.Identity(), nn.Identity(), BilinearUp(width, width), refinement(width)
-    )
-    heads = (MLP(hidden, hidden, width, 3) for _ in range(decoder.num_mask_tokens))
-    decoder.output_hypernetworks_mlps = nn.ModuleList(heads)
 
 
 def pointer_mlp(size: Sam2Size) -> nn.Module:
