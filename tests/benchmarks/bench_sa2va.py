@@ -41,7 +41,7 @@ def build(options):
     torch.manual_seed(0)
     size = MLLMSize(
         VisionSize(options.vision_layers, 256, 4, 1024, 448, 14),
-        LanguageSize("qwen2", options.language_layers, 256, 1024, 4, 2, 141, context=8192),
+        LanguageSize("qwen2", options.language_layers, 256, 1024, 4, 2, 161, context=8192),
     )
     sam = Counted(variant=options.variant, image_size=options.side)
     prompter = MLLMPrompter(

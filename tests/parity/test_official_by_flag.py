@@ -128,7 +128,7 @@ def test_sam_i2v(path, most, run, tmp_path, monkeypatch):
 
 
 TINY = {"vision": {"layers": 1, "width": 16, "heads": 2, "mlp": 16, "image": 32, "patch": 8},
-        "language": {"layers": 2, "width": 32, "mlp": 32, "heads": 2, "kv_heads": 1, "vocabulary": 141,
+        "language": {"layers": 2, "width": 32, "mlp": 32, "heads": 2, "kv_heads": 1, "vocabulary": 161,
                      "context": 512}}  # fmt: skip
 BOOSTED = (".memory_attention.", ".memory_encoder.", ".obj_ptr_proj.", ".mask_downsample.")
 
