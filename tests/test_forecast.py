@@ -17,7 +17,7 @@ QUICK = ("paper/grounded_sam2_all_frames", "sam_i2v_cmt")  # the second has size
 SIZES = [(1, 6, 64), (4, 4, 96)]  # batch, frames, pixels
 SYSTEMS = {
     "samwise": (4, 4, 96),
-    "sa2va": (4, 5, 96),
+    "sa2va": (4, 3, 64),
     "sam_i2v": (4, 4, 64),
     "sam_i2v_per_frame": (4, 4, 64),
     "sam_i2v_referring": (2, 4, 64),
