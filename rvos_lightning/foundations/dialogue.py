@@ -24,7 +24,7 @@ from rvos_lightning.systems.sa2va.mllm import MLLM
 from rvos_lightning.systems.sa2va.mllm_prompter import MLLMPrompter
 from rvos_lightning.systems.sa2va.outputs import SpokenPrompt
 from rvos_lightning.systems.sa2va.start import POINTING
-from rvos_lightning.systems.sa2va.teaching import Lesson, prepare_lesson
+from rvos_lightning.systems.sa2va.teaching import Lesson
 from rvos_lightning.systems.sgmg.video_swin import Taps
 
 
@@ -73,10 +73,7 @@ class LanguageTaps(nn.Module):
             talk.Turn(text + talks.ask_for(sentence), talks.answers[0] if n % 2 else talks.absent_answer)
             for n, (text, sentence) in enumerate(zip(shown, sum(map(list, sentences), []), strict=True))
         ]
-        lesson = prepare_lesson(
-            talks.tokenizer, turns, torch.tensor(video, device=frames.device), talks.seg_id, talks.chat,
-            talks.separator, talks.size.language.context,
-        )  # fmt: skip
+        lesson = talks.lesson_of(turns, torch.tensor(video, device=frames.device))
         maps, states = self._run(frames, lesson.ids, lesson.mask.long())
         rows, first = lesson.answers().unbind(1)
         asking = states[rows, first - torch.randint(2, first.shape, device=first.device)]

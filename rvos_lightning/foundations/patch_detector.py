@@ -2,9 +2,10 @@
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
+from rvos_lightning.parts.losses import corners, mask_boxes
 from rvos_lightning.parts.segmenters.sam import Sam
 from rvos_lightning.parts.weights import freeze, mark_reproducible
 from rvos_lightning.systems.clip_sam.network import resized
@@ -33,23 +34,16 @@ class PatchDetector(Detector):
     ) -> Float[Tensor, "images 4"]:
         """See `Detector`; where SAM finds nothing under the click, the patch itself."""
         patches = F.normalize(self.tower.look(resized(frames, self.tower.image_size, "bicubic")), dim=-1)
-        words = self.tower.read(list(dict.fromkeys(expressions)))
-        row = {text: number for number, text in enumerate(dict.fromkeys(expressions))}
-        asked = words[torch.tensor([row[text] for text in expressions], device=words.device)]
-        best = torch.einsum("npc,nc->np", patches, asked).argmax(1)
+        different = list(dict.fromkeys(expressions))
+        words = self.tower.read(different)[[different.index(text) for text in expressions]]
+        best = torch.einsum("npc,nc->np", patches, words).argmax(1)
         grid, side = self.tower.grid, self.segmenter.image_size
         cell = torch.stack([best % grid, best // grid], 1).float()
         clicks = ((cell + 0.5) * side / grid)[:, None]
         tokens = self.segmenter.embed_points(clicks, torch.ones_like(clicks[..., 0]).int())
         logits = self.segmenter.decode(self.segmenter.encode(frames), tokens).mask_logits
         masks = F.interpolate(logits[:, None], frames.shape[-2:], mode="bilinear")[:, 0] > 0
-        scale = frames.new_tensor([frames.shape[-1], frames.shape[-2]] * 2)
-        return torch.where(masks.any((1, 2))[:, None], boxes_of(masks), torch.cat([cell, cell + 1], 1) / grid * scale)
-
-
-def boxes_of(masks: Bool[Tensor, "images height width"]) -> Float[Tensor, "images 4"]:
-    """Left, top, right, bottom of what each mask holds, in pixels; of an empty one, nothing that means anything."""
-    across, down = masks.any(1).int(), masks.any(2).int()
-    first = torch.stack([across.argmax(1), down.argmax(1)], 1)
-    last = torch.stack([side.shape[1] - side.flip(1).argmax(1) for side in (across, down)], 1)
-    return torch.cat([first, last], 1).float()
+        height, width = frames.shape[-2:]
+        around, there = mask_boxes(masks, masks.new_tensor([height, width], dtype=torch.long).expand(len(masks), 2))
+        boxes = torch.where(there[:, None], corners(around), torch.cat([cell, cell + 1], 1) / grid)
+        return boxes * boxes.new_tensor([width, height, width, height])

@@ -36,7 +36,6 @@ class GroundedSam2(Network):
         Raises:
             ValueError: the clip has no expressions.
         """
-        clip.sentences()
         levels = self.segmenter.encode(clip.frames.flatten(0, 1))
         levels = tuple(level.unflatten(0, clip.frames.shape[:2])[clip.video] for level in levels)
         return self.every_frame(clip, levels) if self.frames == "all" else self.first_frame(clip, levels, state)
@@ -70,6 +69,6 @@ class GroundedSam2(Network):
         for item, meta in enumerate(clip.meta):
             height, width = meta.size
             picture = clip.frames[int(clip.video[item]), :time, :, :height, :width]
-            boxes = self.detector(picture, [clip.expressions[item]] * time)
+            boxes = self.detector(picture, [clip.sentences()[item]] * time)
             found.append(self.segmenter.box_tokens(boxes, tuple(clip.frames.shape[-2:])))
         return torch.stack(found)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from rvos_lightning.core.seams import Adapter, Prompter, Segmenter, agreed
@@ -144,7 +144,6 @@ class MLLMPrompter(Prompter):
         Raises:
             ValueError: items without an expression.
         """
-        clip.sentences()
         return self.teach(clip) if self.training else self.ask(clip)
 
     # Training
@@ -174,11 +173,14 @@ class MLLMPrompter(Prompter):
         for i, video in enumerate(clip.video.tolist()):
             start = "" if video in seen else text[video]
             seen.add(video)
-            turns.append(talk.Turn(start + self.ask_for(clip.expressions[i]), self._answer(clip, i)))
-        lesson = prepare_lesson(
-            self.tokenizer, turns, clip.video, self.seg_id, self.chat, self.separator, self.size.language.context
+            turns.append(talk.Turn(start + self.ask_for(clip.sentences()[i]), self._answer(clip, i)))
+        return self.lesson_of(turns, clip.video), [turn.answer for turn in turns]
+
+    def lesson_of(self, turns: Sequence[talk.Turn], video: Int[Tensor, "turns"]) -> Lesson:
+        """Conversations as token ids, one for each video; `video`: whose each turn is."""
+        return prepare_lesson(
+            self.tokenizer, turns, video, self.seg_id, self.chat, self.separator, self.size.language.context
         )
-        return lesson, [turn.answer for turn in turns]
 
     def ask_for(self, expression: str) -> str:
         """An expression as a training question."""
@@ -208,14 +210,14 @@ class MLLMPrompter(Prompter):
 
     def answer(self, clip: Clip) -> tuple[list[Answer], tuple[int, ...]]:
         """An answer to every item's question, and the positions in the video of the frames that were looked at."""
-        seen = shown(clip, self.frames, self.sampling)
+        expressions, seen = clip.sentences(), shown(clip, self.frames, self.sampling)
         answers: Any = [None] * len(clip)
         for video in clip.video.unique().tolist():
             visual, text = self.look(seen.frames[video : video + 1], clip)
             items = [i for i, v in enumerate(clip.video.tolist()) if v == video]
             for start in range(0, len(items), self.ask_at_once):
                 chunk = items[start : start + self.ask_at_once]
-                prompts = [self.prompt_ids(clip.expressions[i], text[0]) for i in chunk]
+                prompts = [self.prompt_ids(expressions[i], text[0]) for i in chunk]
                 found = self.mllm.generate(prompts, visual, self.max_new_tokens, self.stopped)
                 for i, answer in zip(chunk, found, strict=True):
                     answers[i] = answer
