@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from rvos_lightning.data.problems import Problem, Refused
 from rvos_lightning.data.reader import DataError, Reader
 from rvos_lightning.data.readers.examination import digest, examine, leaks, masks_counted
-from rvos_lightning.run.terminal import console
+from rvos_lightning.run.terminal import console, tracked
 
 ROLES = {"train": "train", "val": "validate", "test": "validate", "predict": "submit"}
 """What the trainer's splits are for, in the doctor's words."""
@@ -114,14 +114,10 @@ def as_problem(error: DataError, blocks: tuple[str, ...]) -> Problem:
 
 def examined(reader: Reader, fast: bool) -> Iterator[Problem]:
     """`examine` with a progress bar on the terminal."""
-    from rich.console import Console
-    from rich.progress import track
-
-    bar = Console(stderr=True)
     with ThreadPoolExecutor(cpu_count()) as pool:
         steps = examine(reader, fast, pool)
         total = len(reader.videos) + 1
-        for problems in track(steps, f"{reader.name} {reader.split}", total, console=bar, disable=not bar.is_terminal):
+        for problems in tracked(steps, f"{reader.name} {reader.split}", total):
             yield from problems
 
 

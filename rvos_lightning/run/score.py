@@ -5,7 +5,7 @@ server's layout, made by whatever code, and prints the same numbers with the sam
 """
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -23,6 +23,7 @@ from rvos_lightning.metrics.layouts import LayoutName, SubmissionError
 from rvos_lightning.metrics.rows import FrameRows
 from rvos_lightning.metrics.saved_masks import SavedMasks, Values
 from rvos_lightning.metrics.tables import table_path, write_table
+from rvos_lightning.run.terminal import tracked
 
 WINDOW_PIXELS = 1 << 22  # of truth, and as many of predictions: 10 frames of 480p with one object
 
@@ -133,7 +134,7 @@ def score(reader: Reader, options: Options) -> FrameRows:
     workers = min(options.workers, len(videos))
     loader = DataLoader(videos, batch_size=None, num_workers=workers, worker_init_fn=begin_worker)
     whole = Counted(videos.metric())
-    for counted in _shown(loader, f"{reader.name} {reader.split}"):
+    for counted in tracked(loader, f"{reader.name} {reader.split}", len(loader)):
         if isinstance(counted, ValueError):
             raise counted
         whole.metric.join(counted.metric)
@@ -148,16 +149,6 @@ def score(reader: Reader, options: Options) -> FrameRows:
     if remark := whole.values.remark(videos.saved.place, videos.saved.layout.note):
         print(remark, file=sys.stderr)
     return whole.metric
-
-
-def _shown(loader: DataLoader[Any], words: str) -> Iterable[Counted | ValueError]:
-    """The same, with a progress bar where standard error is a terminal."""
-    if not sys.stderr.isatty():
-        return loader
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(loader, words, len(loader), console=Console(stderr=True))
 
 
 def windows(reader: Reader, items: Sequence[int]) -> Iterator[tuple[list[int], Targets]]:
