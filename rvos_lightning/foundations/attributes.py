@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torchmetrics import Metric
 
 from rvos_lightning.core.seams import Network
 from rvos_lightning.core.types import Clip, Prediction, SegmentedWindow, State
 from rvos_lightning.foundations.dialogue import LanguageTaps
 from rvos_lightning.foundations.motion import AdapterTaps
+from rvos_lightning.foundations.shares import SharesByKind
 from rvos_lightning.parts.segmenters.sam import Sam
 from rvos_lightning.parts.segmenters.sam2 import Sam2
 from rvos_lightning.parts.weights import freeze
@@ -167,17 +167,8 @@ def classes_of(
     return found
 
 
-class AttributeAccuracy(Metric):
+class AttributeAccuracy(SharesByKind):
     """Share of things' pixels whose name is the most likely of its kind: `accuracy/<kind>`, and their mean."""
-
-    higher_is_better = True
-    full_state_update = False
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.kinds: list[str] = []
-        self.add_state("right", torch.zeros(8), dist_reduce_fx="sum")
-        self.add_state("total", torch.zeros(8), dist_reduce_fx="sum")
 
     def update(self, window: SegmentedWindow) -> None:
         """Count a window.
@@ -197,5 +188,5 @@ class AttributeAccuracy(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """Scores by name; a kind that never occurs has none."""
-        shares = {kind: self.right[n] / self.total[n] for n, kind in enumerate(self.kinds) if self.total[n]}
-        return {"accuracy": torch.stack(list(shares.values())).mean()} | {f"accuracy/{k}": v for k, v in shares.items()}
+        shares = self.shares("accuracy")
+        return {"accuracy": torch.stack(list(shares.values())).mean()} | shares

@@ -13,11 +13,12 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torchmetrics import Metric
 from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 
 from rvos_lightning.core.seams import Network
 from rvos_lightning.core.types import Clip, Prediction, SegmentedWindow, State
+from rvos_lightning.data.shapes.questions import MAKERS
+from rvos_lightning.foundations.shares import SharesByKind
 from rvos_lightning.parts.weights import freeze
 from rvos_lightning.systems.sa2va import conversation as talk
 from rvos_lightning.systems.sa2va.mllm import MLLM
@@ -223,20 +224,15 @@ def check_frames(clip: Clip, frames: int) -> None:
         raise ValueError(f"model.network.frames is {frames}, clips have {clip.time}: give data.clip_length {frames}")
 
 
-class AnswerAccuracy(Metric):
+class AnswerAccuracy(SharesByKind):
     """Share of questions that are answered word for word: `answers/<kind>`, and over all questions `answers`.
 
     Where something shall be pointed at, [SEG] is right, and anything else where nothing is meant.
     """
 
-    higher_is_better = True
-    full_state_update = False
-
     def __init__(self) -> None:
         super().__init__()
-        self.kinds: list[str] = []
-        self.add_state("right", torch.zeros(16), dist_reduce_fx="sum")
-        self.add_state("total", torch.zeros(16), dist_reduce_fx="sum")
+        self.kinds = list(MAKERS)
 
     def update(self, window: SegmentedWindow) -> None:
         """Count a window's questions.
@@ -252,16 +248,13 @@ class AnswerAccuracy(Metric):
             if answer is None and meta.facts.kind != "point":
                 raise TypeError(f"{meta.video}/{meta.item} is no question with an answer: give data.questions true")
             right = words_of(said) == words_of(answer) if answer else (talk.SEG in said) is not meta.no_target
-            if meta.facts.kind not in self.kinds:
-                self.kinds.append(str(meta.facts.kind))
             place = self.kinds.index(str(meta.facts.kind))
             self.right[place] += right
             self.total[place] += 1
 
     def compute(self) -> dict[str, Tensor]:
         """Scores by name."""
-        shares = {f"answers/{kind}": self.right[n] / self.total[n] for n, kind in enumerate(self.kinds)}
-        return {"answers": self.right.sum() / self.total.sum()} | shares
+        return {"answers": self.right.sum() / self.total.sum()} | self.shares("answers")
 
 
 def words_of(answer: str) -> str:

@@ -196,6 +196,10 @@ def test_a_question_is_answered_freely_and_counted():
     window = SegmentedWindow(said.mask_logits > 0, batch.targets, batch.clip.meta, batch.clip, said)
     metric.update(window)
     assert metric.compute()["answers"] == 7 / 8 and metric.compute()["answers/point"] < 1
+    other = AnswerAccuracy()  # of another process, which meets the kinds in another order
+    turned = replace(prediction.prompt, answers=told.answers[::-1])
+    other.update(replace(window, meta=batch.clip.meta[::-1], prediction=replace(prediction, prompt=turned)))
+    assert torch.equal(other.right, metric.right) and torch.equal(other.total, metric.total)
     with pytest.raises(TypeError, match="give data.questions true"):
         metric.update(replace(window, meta=[replace(meta, facts=Facts()) for meta in batch.clip.meta]))
     with pytest.raises(TypeError, match="AnsweredQuestions"):
