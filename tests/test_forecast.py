@@ -66,12 +66,18 @@ def test_within_fifteen_percent_of_measured(sizes, monkeypatch, root):
     assert per_gpu(*made.count(), 1)["one process"] == pytest.approx(measured_peak(made), rel=0.15)
 
 
+MATRICES = "counted without numbers, attention keeps its matrices, which fused kernels do not: 27 % too much here"
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("system", SYSTEMS)
-def test_every_system_near_what_is_measured(system, monkeypatch, root):
+@pytest.mark.parametrize(
+    ("system", "sizes"),
+    [*SYSTEMS.items(), pytest.param("sa2va", (4, 5, 96), marks=pytest.mark.xfail(strict=True, reason=MATRICES))],
+)
+def test_every_system_near_what_is_measured(system, sizes, monkeypatch, root):
     """Numbers decide how many clicks and frames some systems process; one case is counted."""
     monkeypatch.chdir(root)
-    made = plan(*SYSTEMS[system], system=system)
+    made = plan(*sizes, system=system)
     assert per_gpu(*made.count(), 1)["one process"] == pytest.approx(measured_peak(made), rel=0.25)
 
 
