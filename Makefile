@@ -4,7 +4,7 @@ VENV := .venv/bin/python
 JOBS ?= 2
 TYPED := rvos_lightning.parts,rvos_lightning.systems,rvos_lightning.metrics,rvos_lightning.core.network,rvos_lightning.core.inference,rvos_lightning.foundations,callbacks.foundations,callbacks.masks,callbacks.point_masks,callbacks.cme,typecheck.check
 
-.PHONY: setup lock foundations quickstart test test-slow test-full test-types test-matrix slurm test-slurm lint bench claims docs
+.PHONY: setup lock foundations image-sams quickstart test test-slow test-full test-types test-matrix slurm test-slurm lint bench claims docs
 
 setup: .venv/installed
 
@@ -56,9 +56,9 @@ test-slurm: setup slurm
 # The small weights of rvos_lightning/foundations anew; remove a file to have it made again. An hour.
 KEPT := rvos_lightning/foundations
 RUNS := runs/foundations
-trained = test -e $(RUNS)/$(notdir $(1))/scores.json || \
-  $(VENV) -m rvos_lightning fit -c configs/$(1).yaml --trainer.default_root_dir $(RUNS)/$(notdir $(1)) $(2)
-kept = $(VENV) -m rvos_lightning convert part $(RUNS)/$(notdir $(1)) $@ --recipe configs/$(1).yaml $(2)
+trained = test -e $(RUNS)/$(notdir $(1))$(3)/scores.json || \
+  $(VENV) -m rvos_lightning fit -c configs/$(1).yaml --trainer.default_root_dir $(RUNS)/$(notdir $(1))$(3) $(2)
+kept = $(VENV) -m rvos_lightning convert part $(RUNS)/$(notdir $(1))$(3) $@ --recipe configs/$(1).yaml $(2)
 
 foundations: setup $(addsuffix .safetensors,$(addprefix $(KEPT)/,video_swin roberta clip bert sam sam2 samwise_adapters internvl sgmg))
 
@@ -93,6 +93,20 @@ $(RUNS)/sam_trunk.safetensors:
 $(KEPT)/sam.safetensors: $(RUNS)/sam_trunk.safetensors
 	$(call trained,foundations/sam_stills,--model.network.segmenter.weights $<)
 	$(call kept,foundations/sam_stills,--part segmenter)
+
+# The small forms of the other image SAMs that SAM-I2V upgrades, made as the one above; they are not kept in the package, the
+# sweep slurm/sweeps/sam_i2v_figure1_small.txt reads them from $(RUNS). Twenty minutes each.
+image-sams: setup $(foreach kind,edge_sam slim_sam sam_b,$(RUNS)/small_$(kind).safetensors)
+
+.SECONDARY: $(foreach kind,edge_sam slim_sam sam_b,$(RUNS)/small_$(kind)_trunk.safetensors)
+
+$(RUNS)/small_%_trunk.safetensors:
+	$(call trained,foundations/sam_trunk,--model.network.backbone.segmenter.variant small_$*,_$*)
+	$(call kept,foundations/sam_trunk,--part backbone.segmenter,_$*)
+
+$(RUNS)/small_%.safetensors: $(RUNS)/small_%_trunk.safetensors
+	$(call trained,foundations/sam_stills,--model.network.segmenter.variant small_$* --model.network.segmenter.weights $<,_$*)
+	$(call kept,foundations/sam_stills,--part segmenter,_$*)
 
 # SAM 2 in three steps, each from the one before: the trunk, single frames, clips.
 .SECONDARY: $(RUNS)/sam2_trunk.safetensors $(RUNS)/sam2_stills.safetensors

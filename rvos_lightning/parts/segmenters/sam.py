@@ -14,6 +14,7 @@ from rvos_lightning.core.seams import Decoded, Pyramid, Segmenter, StageHook
 from rvos_lightning.parts.segmenters.aligned import start_decoder
 from rvos_lightning.parts.segmenters.sam_encoders import (
     RepVitEncoder,
+    RepVitShape,
     Resample,
     TinyVitEncoder,
     TinyVitShape,
@@ -26,16 +27,25 @@ from rvos_lightning.parts.segmenters.sam_keys import key_map, told_by
 from rvos_lightning.parts.starting import read_weights
 from rvos_lightning.parts.weights import WeightsError, convert, freeze, load_official, refuse_misfit
 
-Variant = Literal["tiny_sam", "mobile_sam", "edge_sam", "slim_sam", "slim_sam_77", "sam_b", "sam_l", "sam_h", "small"]
+Variant = Literal[
+    "tiny_sam", "mobile_sam", "edge_sam", "slim_sam", "slim_sam_77", "sam_b", "sam_l", "sam_h",
+    "small", "small_edge_sam", "small_slim_sam", "small_sam_b",
+]  # fmt: skip
 
-_TINY_VIT = TinyVitShape()
-_SMALL = TinyVitShape((16, 32, 48, 64), (1, 1, 1, 1), (1, 2, 3, 4), (7, 8, 8, 8), stride=8)
+_TINY_VITS = {
+    "tiny_sam": TinyVitShape(),
+    "mobile_sam": TinyVitShape(),
+    "small": TinyVitShape((16, 32, 48, 64), (1, 1, 1, 1), (1, 2, 3, 4), (7, 8, 8, 8), stride=8),
+}
+_REP_VITS = {"edge_sam": RepVitShape(), "small_edge_sam": RepVitShape((16, 32, 48, 64), (1, 1, 2, 1), stride=8)}
 _VITS = {
     "slim_sam": VitShape(384, 1536, 12, 12, (2, 5, 8, 11)),
     "slim_sam_77": VitShape(168, 696, 12, 12, (2, 5, 8, 11)),
     "sam_b": VitShape(768, 3072, 12, 12, (2, 5, 8, 11)),
     "sam_l": VitShape(1024, 4096, 24, 16, (5, 11, 17, 23)),
     "sam_h": VitShape(1280, 5120, 32, 16, (7, 15, 23, 31)),
+    "small_slim_sam": VitShape(48, 192, 4, 3, (1, 3), patch=8, window=4),
+    "small_sam_b": VitShape(96, 384, 4, 3, (1, 3), patch=8, window=4),
 }
 
 
@@ -60,8 +70,9 @@ class Sam(Segmenter):
     """An image SAM; images are squashed to a square of `image_size` (SAM-I2V's way for every variant).
 
     Args:
-        variant: which encoder; `small` is a reduced TinyViT with stride 8, to be trained from scratch on 64 to 128 px.
-        image_size: side of the square the encoder sees; official weights need 1024. Default 1024, 64 for `small`.
+        variant: which encoder; the small ones have stride 8 for 64 to 128 px: `small` is a reduced TinyViT (TinySAM's and
+            MobileSAM's), `small_edge_sam` a RepViT, `small_slim_sam` and `small_sam_b` plain ViTs.
+        image_size: side of the square the encoder sees; official weights need 1024. Default 1024, 64 for small ones.
         occlusion: add SAM-I2V's object-score token and head, and the sigmoid on the IoU estimates.
         multimask: `decode` returns the best of the three ambiguous masks instead of mask 0.
         weights: the variant's official checkpoint, or the state dict of this class.
@@ -88,7 +99,7 @@ class Sam(Segmenter):
         resample: Resample = "pillow",
     ):
         super().__init__()
-        small = variant == "small"
+        small = variant.startswith("small")
         self.variant, self.weights = variant, weights
         self.image_size = image_size or (64 if small else 1024)
         self.prompt_dim = 64 if small else 256
@@ -202,10 +213,10 @@ class Sam(Segmenter):
 
 def _build_encoder(variant: Variant, dim: int, image_size: int) -> tuple[nn.Module, str]:
     """The encoder and its family, which names the key map."""
-    if variant in ("tiny_sam", "mobile_sam", "small"):
-        return TinyVitEncoder(_SMALL if variant == "small" else _TINY_VIT, dim), "tiny_vit"
-    if variant == "edge_sam":
-        return RepVitEncoder(dim), "repvit"
+    if variant in _TINY_VITS:
+        return TinyVitEncoder(_TINY_VITS[variant], dim), "tiny_vit"
+    if variant in _REP_VITS:
+        return RepVitEncoder(_REP_VITS[variant], dim), "repvit"
     return VitEncoder(_VITS[variant], dim, image_size), "vit"
 
 

@@ -31,6 +31,15 @@ class TinyVitShape:
 
 
 @dataclass(frozen=True)
+class RepVitShape:
+    """Widths of a RepViT trunk; the defaults are EdgeSAM's M1."""
+
+    embed_dims: tuple[int, int, int, int] = (48, 96, 192, 384)
+    depths: tuple[int, int, int, int] = (2, 2, 14, 2)
+    stride: int = 16  # of the third stage, which the embedding has, too; 8: the stem starts with stride 1
+
+
+@dataclass(frozen=True)
 class VitShape:
     """Widths of a SAM ViT: uniform SlimSAM or SAM B, L, H."""
 
@@ -39,6 +48,8 @@ class VitShape:
     depth: int
     heads: int
     global_blocks: tuple[int, ...]
+    patch: int = 16
+    window: int = 14
 
 
 def _neck(channels: int, dim: int) -> nn.Sequential:
@@ -131,19 +142,21 @@ def _forget_biases(encoder: nn.Module, keys: object) -> None:
 class RepVitEncoder(nn.Module):
     """RepViT-M1 of EdgeSAM on timm; levels: four stages (the coarsest at half the grid), embedding."""
 
-    stride = 16
-    stage_channels = (48, 96, 192, 384)
-    stage_strides = (4, 8, 16, 32)
-
-    def __init__(self, dim: int):
+    def __init__(self, shape: RepVitShape, dim: int):
         super().__init__()
         from timm.models.repvit import RepVit
 
-        self.trunk = RepVit(embed_dim=self.stage_channels, depth=(2, 2, 14, 2), mlp_ratio=2, num_classes=0, legacy=True)
-        self.fuse_fine = nn.Conv2d(192, dim, 1, bias=False)
-        self.fuse_coarse = nn.Conv2d(384, dim, 1, bias=False)
+        widths = shape.embed_dims
+        self.trunk = RepVit(embed_dim=widths, depth=shape.depths, mlp_ratio=2, num_classes=0, legacy=True)
+        if shape.stride <= 8:
+            self.trunk.stem.conv1.c.stride = (1, 1)
+        self.stride = shape.stride
+        self.fuse_fine = nn.Conv2d(widths[2], dim, 1, bias=False)
+        self.fuse_coarse = nn.Conv2d(widths[3], dim, 1, bias=False)
         self.neck = _neck(dim, dim)
-        self.channels = (*self.stage_channels, dim)
+        self.stage_channels = widths
+        self.stage_strides = (shape.stride // 4, shape.stride // 2, shape.stride, 2 * shape.stride)
+        self.channels = (*widths, dim)
 
     def forward(self, images: Float[Tensor, "images 3 h w"], after_stage: StageHook | None = None) -> Pyramid:
         """See the module docstring; a stage ends with the block timm counts to the next stage's downsampling."""
@@ -166,8 +179,6 @@ class RepVitEncoder(nn.Module):
 class VitEncoder(nn.Module):
     """SAM's ViT on transformers; a stage is what ends with a global-attention block."""
 
-    stride = 16
-
     def __init__(self, shape: VitShape, dim: int, image_size: int):
         super().__init__()
         from transformers import SamVisionConfig
@@ -181,9 +192,13 @@ class VitEncoder(nn.Module):
             global_attn_indexes=list(shape.global_blocks),
             output_channels=dim,
             image_size=image_size,
+            patch_size=shape.patch,
+            window_size=shape.window,
+            initializer_range=0.02,  # transformers' is 1e-10, from which nothing learns
             attn_implementation="sdpa",
         )
         self.trunk = SamVisionEncoder(config)
+        self.stride = shape.patch
         self.global_blocks = shape.global_blocks
         self.stage_channels = (shape.hidden,) * len(shape.global_blocks)
         self.stage_strides = (self.stride,) * len(shape.global_blocks)
