@@ -51,6 +51,7 @@ class TrunkTaps(nn.Module):
         if isinstance(segmenter, Sam):
             freeze(segmenter, train_mode=True)
             segmenter.encoder.trunk.requires_grad_(True)
+            segmenter.encoder.neck.requires_grad_(False)
         self.segmenter = segmenter
         self.channels = segmenter.stage_channels
         self.strides = tuple(segmenter.image_size // side for side in segmenter.stage_sides)

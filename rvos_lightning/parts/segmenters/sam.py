@@ -70,8 +70,8 @@ class Sam(Segmenter):
     """An image SAM; images are squashed to a square of `image_size` (SAM-I2V's way for every variant).
 
     Args:
-        variant: which encoder; the small ones have stride 8 for 64 to 128 px: `small` is a reduced TinyViT (TinySAM's and
-            MobileSAM's), `small_edge_sam` a RepViT, `small_slim_sam` and `small_sam_b` plain ViTs.
+        variant: which encoder; the small ones have stride 8 for 64 to 128 px: `small` is a TinyViT (TinySAM and
+            MobileSAM), `small_edge_sam` a RepViT, `small_slim_sam` and `small_sam_b` plain ViTs.
         image_size: side of the square the encoder sees; official weights need 1024. Default 1024, 64 for small ones.
         occlusion: add SAM-I2V's object-score token and head, and the sigmoid on the IoU estimates.
         multimask: `decode` returns the best of the three ambiguous masks instead of mask 0.

@@ -204,6 +204,11 @@ class VitEncoder(nn.Module):
         self.stage_strides = (self.stride,) * len(shape.global_blocks)
         self.channels = (*self.stage_channels, dim)
 
+    @property
+    def neck(self) -> nn.Module:
+        """What makes the embedding of the last stage; transformers keeps it in its trunk."""
+        return self.trunk.neck
+
     def forward(self, images: Float[Tensor, "images 3 h w"], after_stage: StageHook | None = None) -> Pyramid:
         """See the module docstring."""
         levels: list[Tensor] = []
@@ -216,7 +221,7 @@ class VitEncoder(nn.Module):
                     level = after_stage(len(levels), level)
                     x = level.permute(0, 2, 3, 1)
                 levels.append(level)
-        return (*levels, self.trunk.neck(x))
+        return (*levels, self.neck(x))
 
 
 class AdaptFormer(nn.Module):

@@ -11,8 +11,9 @@ from rvos_lightning.parts.segmenters.sam_encoders import normalise
 from rvos_lightning.parts.weights import WeightsError, freeze
 
 
-def test_small_encodes_decodes_and_lets_hooks_in() -> None:
-    sam = Sam("small", 64).eval()
+@pytest.mark.parametrize("variant", ["small", "small_edge_sam", "small_slim_sam", "small_sam_b"])
+def test_small_encodes_decodes_and_lets_hooks_in(variant: str) -> None:
+    sam = Sam(variant).eval()
     seen = []
 
     def hook(stage: int, x: torch.Tensor) -> torch.Tensor:
@@ -25,6 +26,7 @@ def test_small_encodes_decodes_and_lets_hooks_in() -> None:
         decoded = sam.decode(plain, torch.zeros(2, 1, sam.prompt_dim))
     assert tuple(seen) == sam.stage_channels
     assert tuple(level.shape[1] for level in plain) == sam.channels
+    assert plain[-1].shape[-2:] == (8, 8) and plain[0].shape[-1] == sam.stage_sides[0]
     assert not torch.allclose(plain[-1], hooked[-1])
     assert decoded.mask_logits.shape == (2, 32, 32) and decoded.presence_logits is None
 
