@@ -1,12 +1,16 @@
 """Bytes, FLOPs and kernels of one training step, counted on the meta device at any size, or on the CPU."""
 
+import gc
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 # PyTorch's guide "Extending PyTorch" names this import for modes below autograd; there is no other path to it.
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -68,6 +72,51 @@ class Meter(TorchDispatchMode):
         self.gradients += parameter.grad.untyped_storage().nbytes()  # type: ignore[union-attr]
 
 
+PLAIN = functional.scaled_dot_product_attention
+
+
+def fused(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """`scaled_dot_product_attention` that keeps no matrix without numbers either, as GPUs and CPUs compute it.
+
+    On the meta device PyTorch takes attention apart, and every matrix would be counted until the backward pass. This is
+    the kernel that takes every mask and every width.
+    """
+    if not query.is_meta:
+        return PLAIN(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+    ahead = query.shape[:-3]
+    if enable_gqa:
+        key, value = (x.repeat_interleave(query.shape[-3] // x.shape[-3], -3) for x in (key, value))
+    parts = [x.expand(*ahead, *x.shape[-3:]).reshape(-1, *x.shape[-3:]) for x in (query, key, value)]
+    if attn_mask is not None:
+        if attn_mask.dtype == torch.bool:
+            attn_mask = torch.where(attn_mask, 0.0, -torch.inf).to(query.dtype)
+        shape = (*ahead, *query.shape[-3:-1], key.shape[-2])
+        attn_mask = attn_mask.expand(shape).reshape(-1, *shape[-3:])
+    kernel = torch.ops.aten._scaled_dot_product_efficient_attention
+    mixed = kernel(*parts, attn_mask, torch.is_grad_enabled(), dropout_p, is_causal, scale=scale)[0]
+    return mixed.reshape(*ahead, *mixed.shape[-3:])
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """What a step leaves in cycles stays, as it may until the collector comes, so that every count is the same."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 def measure(network: nn.Module, loss: Callable[[], Tensor], batch: Sequence[Tensor]) -> Cost:
     """Count one forward and backward pass; gradients are gone afterwards.
 
@@ -82,7 +131,8 @@ def measure(network: nn.Module, loss: Callable[[], Tensor], batch: Sequence[Tens
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
     hooks = [parameter.register_post_accumulate_grad_hook(meter.gradient) for parameter in trainable]
     counter = FlopCounterMode(display=False)
-    with counter, meter, Pretend():
+    # Not a TorchFunctionMode: those are off in the backward pass, in which checkpointed parts are computed again.
+    with patch.object(functional, PLAIN.__name__, fused), uncollected(), counter, meter, Pretend():
         loss().backward()
     for hook in hooks:
         hook.remove()
