@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from rvos_lightning.parts.segmenters.sam import Sam
 from rvos_lightning.parts.segmenters.sam2 import Sam2
 from rvos_lightning.parts.segmenters.sam2_build import told_by
+from rvos_lightning.parts.segmenters.sam_keys import told_by as sam_told_by
 from rvos_lightning.parts.starting import Start, start_from, starting_from
 from rvos_lightning.parts.text.roberta import Roberta, TextSize
 from rvos_lightning.parts.text.tokenizers import HubTokenizer
@@ -113,6 +114,13 @@ def test_wrong_variants_are_named_with_their_flags(tmp_path):
     torch.save({"image_encoder.features.0.0.c.weight": torch.zeros(2)}, tmp_path / "edge_sam.pth")
     with pytest.raises(WeightsError, match="it is EdgeSAM: --model.network.segmenter.variant edge_sam"):
         Sam("small", weights=tmp_path / "edge_sam.pth")
+    for kind, other in {"small": "small_edge_sam", "small_edge_sam": "small", "small_sam_b": "small_slim_sam"}.items():
+        torch.save(Sam(kind).state_dict(), tmp_path / "own.pth")
+        with pytest.raises(WeightsError, match=f"--model.network.segmenter.variant {kind} "):
+            Sam(other, weights=tmp_path / "own.pth")
+    with torch.device("meta"):
+        assert "tiny_sam or mobile_sam" in sam_told_by(Sam("tiny_sam").state_dict())
+        assert sam_told_by(Sam("edge_sam").state_dict()).endswith(" edge_sam")
 
 
 def test_predict_without_a_tokenizer_says_which_flag_gives_one(run, tmp_path, monkeypatch):

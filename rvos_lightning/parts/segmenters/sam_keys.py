@@ -90,7 +90,14 @@ OCCLUSION_KEYS = (r"mask_decoder\.obj_score_token\.weight", r"mask_decoder\.pred
 """What SAM-I2V's decoder has beyond SAM's; it starts from initialisation."""
 
 
-_WIDTHS = {384: "slim_sam", 168: "slim_sam_77", 768: "sam_b", 1024: "sam_l", 1280: "sam_h"}
+_WIDTHS = {
+    384: "slim_sam", 168: "slim_sam_77", 768: "sam_b", 1024: "sam_l", 1280: "sam_h",
+    48: "small_slim_sam", 96: "small_sam_b",
+}  # fmt: skip
+_FIRST_LAYERS = {  # of our own state dicts: variants by the first convolution and its width
+    "encoder.trunk.patch_embed.conv1.conv.weight": {32: "tiny_sam or mobile_sam", 8: "small"},
+    "encoder.trunk.stem.conv1.c.weight": {24: "edge_sam", 8: "small_edge_sam"},
+}
 
 
 def told_by(state: Mapping[str, Tensor]) -> str:
@@ -104,7 +111,10 @@ def told_by(state: Mapping[str, Tensor]) -> str:
         return f"it is EdgeSAM: {flag} edge_sam"
     if any(key.startswith("image_encoder.patch_embed.seq.") for key in state):
         return f"it is TinySAM or MobileSAM: {flag} tiny_sam or mobile_sam"
-    places = state.get("image_encoder.pos_embed")
+    for key, variants in _FIRST_LAYERS.items():
+        if key in state and len(state[key]) in variants:
+            return f"it is of another variant: {flag} {variants[len(state[key])]}"
+    places = state.get("image_encoder.pos_embed", state.get("encoder.trunk.pos_embed"))
     variant = None if places is None else _WIDTHS.get(places.shape[-1])
     return f"its encoder is {variant}: {flag} {variant}" if variant else "it is of no image SAM that is known here"
 
