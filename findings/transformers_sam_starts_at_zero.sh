@@ -14,7 +14,7 @@ import transformers
 from transformers import SamConfig, SamModel, SamVisionConfig
 
 print("torch", torch.__version__, "transformers", transformers.__version__)
-sizes = dict(hidden_size=96, mlp_dim=384, num_hidden_layers=4, num_attention_heads=3, global_attn_indexes=[1, 3], image_size=64)
+sizes = dict(hidden_size=96, mlp_dim=384, num_hidden_layers=4, num_attention_heads=3, global_attn_indexes=[1], image_size=64)
 
 
 def learns(vision, whole=None):
@@ -29,7 +29,8 @@ def learns(vision, whole=None):
 plain = learns(SamVisionConfig(**sizes))
 outer = learns(SamVisionConfig(**sizes), {"initializer_range": 0.02})
 inner = learns(SamVisionConfig(**sizes, initializer_range=0.02))
-for name, found in (("SamVisionConfig()", plain), ("SamConfig(initializer_range=0.02)", outer), ("SamVisionConfig(initializer_range=0.02)", inner)):
+rows = [("SamVisionConfig()", plain), ("SamConfig(initializer_range=0.02)", outer)]
+for name, found in [*rows, ("SamVisionConfig(initializer_range=0.02)", inner)]:
     print(f"{name:42} two pictures' embeddings differ by {found[0]:.1e}; gradient of the first layer {found[1]:.1e}")
 assert plain[0] < 1e-6 and plain[1] < 1e-9 and plain == outer and inner[0] > 0.1 and inner[1] > 1e-6, "changed"
 PY
