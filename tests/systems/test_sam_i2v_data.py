@@ -1,6 +1,7 @@
 """SAM-I2V on the layouts it is evaluated on, under every protocol; the sweep lists of its tables."""
 
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,9 @@ from rvos_lightning.core.optim import param_groups
 from rvos_lightning.core.seams import Network
 from rvos_lightning.data import DAVIS, ESD, LVVIS, SAV, PUMaVOS, SimulatedUser
 from rvos_lightning.data.video_data import VideoData
+from rvos_lightning.parts.segmenters.sam import Sam
+from rvos_lightning.parts.weights import shipped
+from rvos_lightning.systems.sam_i2v.temporal_integrator import TemporalIntegrator
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools 2.0.11
 ROOT = Path(__file__).parents[2]
@@ -83,6 +87,17 @@ def test_every_image_sam_of_figure_1_fits_its_upgrader_and_its_groups(flags: lis
         network, model["lr_scale"], model["no_decay"], model["layer_decay"]
     )  # every pattern matches something
     assert {0.2 if "sam" in flags[1] else 0, 1.0} <= {round(group["lr_scale"], 6) for group in groups}
+
+
+@pytest.mark.parametrize("flags", lines("sam_i2v_figure1_small"), ids=lambda flags: flags[1])
+def test_every_small_image_sam_is_upgraded_from_weights_that_there_are_or_that_make_makes(flags: list[str]) -> None:
+    variant, weights = flags[1], flags[3]
+    sam = Sam(variant, occlusion=True, weights=weights if shipped(weights) else None)
+    integrator = TemporalIntegrator(temporal_dim=24, frames=3).fit_to(sam)
+    assert integrator.channels == sam.channels[-3:] and integrator.dim == sam.prompt_dim
+    if not shipped(weights):
+        made = subprocess.run(["make", "-nB", weights], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        assert made.count(f".variant {variant}") == 2 and f"/sam_stills_{variant[6:]} {weights}" in made
 
 
 @pytest.mark.parametrize(("name", "task"), [("sam_i2v_pvs", 0), ("sam_i2v_pvs", 15), ("sam_i2v_semi_vos", 3)])
