@@ -127,8 +127,8 @@ FAULTS = {
     "no frames": (lambda r: shutil.rmtree(r / "val/frames/one"), "no picture 00000.jpg .* annotations.json lists"),
     "no file": (lambda r: (r / "val/annotations.json").unlink(), "rvos sample --layout own"),
     "two kinds": (
-        lambda r: shutil.copy(r / "val/frames/one/00000.jpg", r / "val/frames/one/00000.png"),
-        "frame 00000 is there as .jpg and .png",
+        lambda r: shutil.copy(r / "val/frames/one/00003.jpg", r / "val/frames/one/00003.png"),
+        "frame 00003 is there as .jpg and .png",
     ),
     "typing error": (lambda r: change(r, lambda e: e.update(expresions={})), "unknown field 'expresions'"),
     "object that is none": (

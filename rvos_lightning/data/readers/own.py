@@ -240,13 +240,14 @@ def _kind(tree: FileTree, video: OwnVideo) -> str:
         if not tree.exists(video.film):
             raise Refused([missing(tree.place / video.film, f"the film of video {video.id}", "train")])
         return video.film
-    there = tree.names(video.id)
-    found = sorted({suffix for suffix in PICTURES if f"{video.frames[0]}{suffix}" in there})
-    if len(found) == 1:
-        return found[0]
-    place = f"{tree.place}/{video.id}"
-    if found:
-        raise DataError(f"{place}: frame {video.frames[0]} is there as {' and '.join(found)}; keep one of them.")
+    there, place = tree.names(video.id), f"{tree.place}/{video.id}"
+    names = set(there)
+    for frame in video.frames:
+        found = sorted(suffix for suffix in PICTURES if frame + suffix in names)
+        if len(found) > 1:
+            raise DataError(f"{place}: frame {frame} is there as {' and '.join(found)}; keep one of them.")
+    if first := next((suffix for suffix in PICTURES if video.frames[0] + suffix in names), None):
+        return first
     holds = ", ".join(there[:4]) or "nothing"
     raise DataError(
         f"{place}: no picture {video.frames[0]}{PICTURES[0]} (or {', '.join(PICTURES[1:5])}), which {FILE} lists; "
