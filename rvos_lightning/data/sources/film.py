@@ -224,7 +224,7 @@ def decoded(path: str, seek: int | None = None) -> Iterator[Any]:
     Raises:
         DataError: decoding fails.
     """
-    import av
+    from av.error import FFmpegError, InvalidDataError  # by name: a generator may be closed when modules are gone
 
     with open_film(path) as container:
         stream = container.streams.video[0]
@@ -240,10 +240,10 @@ def decoded(path: str, seek: int | None = None) -> Iterator[Any]:
                         if frame.is_corrupt:
                             warnings.warn(f"{path}: damaged; what a frame lacks is filled in. {REMEDY}", stacklevel=2)
                         yield frame
-                except av.error.InvalidDataError:
+                except InvalidDataError:
                     if begun:
                         raise
-        except (av.FFmpegError, ValueError) as error:
+        except (FFmpegError, ValueError) as error:
             raise DataError(f"{path}: decoding fails ({error}). {REMEDY}") from error
 
 
