@@ -85,6 +85,7 @@ ATTENTION = {  # shapes of query, key, value and mask, and options
     "other width of values, truth as mask": ((2, 3, 40, 8), (2, 3, 50, 8), (2, 3, 50, 16), (40, 50), {}),
     "one head, no batch": ((1, 40, 8), (1, 40, 8), (1, 40, 8), None, {"is_causal": True}),
     "shared keys": ((2, 6, 40, 8), (2, 2, 50, 8), (2, 2, 50, 8), (2, 1, 1, 50), {"enable_gqa": True}),
+    "one query for all": ((1, 3, 40, 8), (4, 3, 50, 8), (4, 3, 50, 8), None, {}),
     "windows": ((2, 4, 3, 40, 8), (2, 4, 3, 40, 8), (2, 4, 3, 40, 8), (2, 4, 1, 40, 40), {"scale": 1.0}),
 }
 

@@ -92,7 +92,7 @@ def fused(
     """
     if not query.is_meta:
         return PLAIN(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
-    ahead = query.shape[:-3]
+    ahead = torch.broadcast_shapes(*(x.shape[:-3] for x in (query, key, value)))
     if enable_gqa:
         key, value = (x.repeat_interleave(query.shape[-3] // x.shape[-3], -3) for x in (key, value))
     parts = [x.expand(*ahead, *x.shape[-3:]).reshape(-1, *x.shape[-3:]) for x in (query, key, value)]
@@ -101,7 +101,7 @@ def fused(
             attn_mask = torch.where(attn_mask, 0.0, -torch.inf).to(query.dtype)
         shape = (*ahead, *query.shape[-3:-1], key.shape[-2])
         attn_mask = attn_mask.expand(shape).reshape(-1, *shape[-3:])
-    kernel = torch.ops.aten._scaled_dot_product_efficient_attention
+    kernel = torch.ops.aten._scaled_dot_product_efficient_attention  # PyTorch gives its fused kernels no other name
     mixed = kernel(*parts, attn_mask, torch.is_grad_enabled(), dropout_p, is_causal, scale=scale)[0]
     return mixed.reshape(*ahead, *mixed.shape[-3:])
 
