@@ -180,14 +180,6 @@ def test_inputs_that_would_be_passed_over_are_named(tmp_path: Path, film: tuple[
         open_footage(tmp_path / "kinds")
 
 
-def test_a_frame_beside_its_mask_is_refused(tmp_path: Path) -> None:
-    for name in ("1.jpg", "2.jpg", "2.png"):
-        Image.fromarray(np.full((6, 8, 3), 90, np.uint8)).save(tmp_path / name)
-    with pytest.raises(DataError, match=r"2 is there as \.jpg and \.png.*such as '\*\.jpg'"):
-        open_footage(tmp_path)
-    assert len(open_footage(f"{tmp_path}/*.jpg")[0].frames) == 2
-
-
 def test_a_gap_between_frames_is_said(tmp_path: Path) -> None:
     for name in ("f8", "f9", "f10", "f12", "f13"):
         still(tmp_path / f"{name}.jpg")

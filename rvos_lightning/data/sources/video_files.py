@@ -171,14 +171,6 @@ def _collection(paths: Sequence[Path], id: str, place: str, upright: bool) -> li
             f"{videos[0].name}: name one kind by a quoted glob, such as '*{videos[0].suffix}'"
         )
     if images:
-        kinds: dict[Path, list[str]] = {}
-        for path in images:
-            kinds.setdefault(path.with_suffix(""), []).append(path.suffix)
-        if twice := next((path for path, suffixes in kinds.items() if len(suffixes) > 1), None):
-            raise DataError(
-                f"{place}: {twice.name} is there as {' and '.join(kinds[twice])}, one of them hardly a frame of the "
-                f"video: name one kind by a quoted glob, such as '*{kinds[twice][0]}'"
-            )
         return [ImageFootage(images, id, upright)]
     if not videos:
         inside = next((path for path in paths if path.is_dir()), None)
