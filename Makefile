@@ -96,9 +96,10 @@ $(KEPT)/sam.safetensors: $(RUNS)/sam_trunk.safetensors
 
 # The small forms of the other image SAMs that SAM-I2V upgrades, made as the one above; they are not kept in the package, the
 # sweep slurm/sweeps/sam_i2v_figure1_small.txt reads them from $(RUNS). Twenty minutes each.
-image-sams: setup $(foreach kind,edge_sam slim_sam sam_b,$(RUNS)/small_$(kind).safetensors)
+IMAGE_SAMS := $(addprefix $(RUNS)/small_,edge_sam slim_sam sam_b)
+image-sams: setup $(addsuffix .safetensors,$(IMAGE_SAMS))
 
-.SECONDARY: $(foreach kind,edge_sam slim_sam sam_b,$(RUNS)/small_$(kind)_trunk.safetensors)
+.SECONDARY: $(addsuffix _trunk.safetensors,$(IMAGE_SAMS))
 
 $(RUNS)/small_%_trunk.safetensors:
 	$(call trained,foundations/sam_trunk,--model.network.backbone.segmenter.variant small_$*,_$*)

@@ -77,7 +77,7 @@ class LanguageTaps(nn.Module):
         lesson = talks.lesson_of(turns, torch.tensor(video, device=frames.device))
         maps, states = self._run(frames, lesson.ids, lesson.mask.long())
         rows, first = lesson.answers().unbind(1)
-        asking = states[rows, first - torch.randint(2, first.shape, device=first.device)]
+        asking = states[rows, asking_places(first)]
         seen = states[lesson.ids == talks.mllm.image_token].unflatten(0, (len(frames), -1))
         return maps, seeking(talks.mllm, asking)[0], seeking(talks.mllm, seen)[2]
 
@@ -190,7 +190,7 @@ class AnsweredQuestions(Network):
         """How much visual tokens are looked at from answers: log-odds against all text."""
         side = round(self.prompter.size.vision.tokens**0.5)
         video, first = lesson.answers().unbind(1)
-        place = first - torch.randint(2, first.shape, device=first.device)
+        place = asking_places(first)
         scores = self.scores(states, video, place)
         seen = (lesson.ids == self.prompter.mllm.image_token)[video]
         text = ~seen & (torch.arange(scores.shape[1], device=place.device) <= place[:, None])
@@ -212,6 +212,11 @@ class AnsweredQuestions(Network):
         queries, keys = apply_rotary_pos_emb(queries, keys, *language.rotary_emb(states, positions))
         drawn = torch.tensor(self.heads, device=video.device)[torch.randint(len(self.heads), video.shape)]
         return torch.einsum("bd,bld->bl", queries[video, drawn, place], keys[video, drawn]) / keys.shape[-1] ** 0.5
+
+
+def asking_places(first: Int[Tensor, "answers"]) -> Int[Tensor, "answers"]:
+    """An answer's first token or the one before it, by chance."""
+    return first - torch.randint(2, first.shape, device=first.device)
 
 
 def check_frames(clip: Clip, frames: int) -> None:

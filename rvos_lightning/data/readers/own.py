@@ -242,12 +242,12 @@ def _kind(tree: FileTree, video: OwnVideo) -> str:
         return video.film
     there, place = tree.names(video.id), f"{tree.place}/{video.id}"
     names = set(there)
-    for frame in video.frames:
-        found = sorted(suffix for suffix in PICTURES if frame + suffix in names)
+    kinds = {frame: [suffix for suffix in PICTURES if frame + suffix in names] for frame in video.frames}
+    for frame, found in kinds.items():
         if len(found) > 1:
-            raise DataError(f"{place}: frame {frame} is there as {' and '.join(found)}; keep one of them.")
-    if first := next((suffix for suffix in PICTURES if video.frames[0] + suffix in names), None):
-        return first
+            raise DataError(f"{place}: frame {frame} is there as {' and '.join(sorted(found))}; keep one of them.")
+    if found := kinds[video.frames[0]]:
+        return found[0]
     holds = ", ".join(there[:4]) or "nothing"
     raise DataError(
         f"{place}: no picture {video.frames[0]}{PICTURES[0]} (or {', '.join(PICTURES[1:5])}), which {FILE} lists; "

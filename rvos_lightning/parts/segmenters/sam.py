@@ -13,13 +13,13 @@ from torch.nn import functional
 from rvos_lightning.core.seams import Decoded, Pyramid, Segmenter, StageHook
 from rvos_lightning.parts.segmenters.aligned import start_decoder
 from rvos_lightning.parts.segmenters.sam_encoders import (
+    REP_VITS,
+    TINY_VITS,
+    VITS,
     RepVitEncoder,
-    RepVitShape,
     Resample,
     TinyVitEncoder,
-    TinyVitShape,
     VitEncoder,
-    VitShape,
     add_adapters,
     normalise,
 )
@@ -31,22 +31,6 @@ Variant = Literal[
     "tiny_sam", "mobile_sam", "edge_sam", "slim_sam", "slim_sam_77", "sam_b", "sam_l", "sam_h",
     "small", "small_edge_sam", "small_slim_sam", "small_sam_b",
 ]  # fmt: skip
-
-_TINY_VITS = {
-    "tiny_sam": TinyVitShape(),
-    "mobile_sam": TinyVitShape(),
-    "small": TinyVitShape((16, 32, 48, 64), (1, 1, 1, 1), (1, 2, 3, 4), (7, 8, 8, 8), stride=8),
-}
-_REP_VITS = {"edge_sam": RepVitShape(), "small_edge_sam": RepVitShape((16, 32, 48, 64), (1, 1, 2, 1), stride=8)}
-_VITS = {
-    "slim_sam": VitShape(384, 1536, 12, 12, (2, 5, 8, 11)),
-    "slim_sam_77": VitShape(168, 696, 12, 12, (2, 5, 8, 11)),
-    "sam_b": VitShape(768, 3072, 12, 12, (2, 5, 8, 11)),
-    "sam_l": VitShape(1024, 4096, 24, 16, (5, 11, 17, 23)),
-    "sam_h": VitShape(1280, 5120, 32, 16, (7, 15, 23, 31)),
-    "small_slim_sam": VitShape(48, 192, 4, 3, (1, 3), patch=8, window=4),
-    "small_sam_b": VitShape(96, 384, 4, 3, (1, 3), patch=8, window=4),
-}
 
 
 @dataclass
@@ -213,11 +197,11 @@ class Sam(Segmenter):
 
 def _build_encoder(variant: Variant, dim: int, image_size: int) -> tuple[nn.Module, str]:
     """The encoder and its family, which names the key map."""
-    if variant in _TINY_VITS:
-        return TinyVitEncoder(_TINY_VITS[variant], dim), "tiny_vit"
-    if variant in _REP_VITS:
-        return RepVitEncoder(_REP_VITS[variant], dim), "repvit"
-    return VitEncoder(_VITS[variant], dim, image_size), "vit"
+    if variant in TINY_VITS:
+        return TinyVitEncoder(TINY_VITS[variant], dim), "tiny_vit"
+    if variant in REP_VITS:
+        return RepVitEncoder(REP_VITS[variant], dim), "repvit"
+    return VitEncoder(VITS[variant], dim, image_size), "vit"
 
 
 def _build_prompt_encoder(dim: int, grid: int, image_size: int) -> nn.Module:

@@ -52,6 +52,23 @@ class VitShape:
     window: int = 14
 
 
+TINY_VITS = {
+    "tiny_sam": TinyVitShape(),
+    "mobile_sam": TinyVitShape(),
+    "small": TinyVitShape((16, 32, 48, 64), (1, 1, 1, 1), (1, 2, 3, 4), (7, 8, 8, 8), stride=8),
+}
+REP_VITS = {"edge_sam": RepVitShape(), "small_edge_sam": RepVitShape((16, 32, 48, 64), (1, 1, 2, 1), stride=8)}
+VITS = {
+    "slim_sam": VitShape(384, 1536, 12, 12, (2, 5, 8, 11)),
+    "slim_sam_77": VitShape(168, 696, 12, 12, (2, 5, 8, 11)),
+    "sam_b": VitShape(768, 3072, 12, 12, (2, 5, 8, 11)),
+    "sam_l": VitShape(1024, 4096, 24, 16, (5, 11, 17, 23)),
+    "sam_h": VitShape(1280, 5120, 32, 16, (7, 15, 23, 31)),
+    "small_slim_sam": VitShape(48, 192, 4, 3, (1, 3), patch=8, window=4),
+    "small_sam_b": VitShape(96, 384, 4, 3, (1, 3), patch=8, window=4),
+}
+
+
 def _neck(channels: int, dim: int) -> nn.Sequential:
     """SAM's neck: 1x1 conv, norm, 3x3 conv, norm (keys `0` to `3` as in every official checkpoint)."""
     from sam2.modeling.sam2_utils import LayerNorm2d

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from rvos_lightning.parts.segmenters.sam_encoders import REP_VITS, TINY_VITS, VITS
 from rvos_lightning.parts.weights import KeyMap, Rule
 
 
@@ -33,7 +34,7 @@ def _repvit_rules() -> list[Rule]:
         Rule(r"image_encoder\.features\.0\.2\.(.*)", r"encoder.trunk.stem.conv2.\1"),
     ]
     first = 1
-    for stage, depth in enumerate((2, 2, 14, 2)):
+    for stage, depth in enumerate(REP_VITS["edge_sam"].depths):
         if stage > 0:
             rules += _repvit_block(first, f"stages.{stage}.downsample.pre_block")
             rules += _repvit_downsample(first + 1, f"stages.{stage}.downsample")
@@ -90,13 +91,9 @@ OCCLUSION_KEYS = (r"mask_decoder\.obj_score_token\.weight", r"mask_decoder\.pred
 """What SAM-I2V's decoder has beyond SAM's; it starts from initialisation."""
 
 
-_WIDTHS = {
-    384: "slim_sam", 168: "slim_sam_77", 768: "sam_b", 1024: "sam_l", 1280: "sam_h",
-    48: "small_slim_sam", 96: "small_sam_b",
-}  # fmt: skip
-_FIRST_LAYERS = {  # of our own state dicts: variants by the first convolution and its width
-    "encoder.trunk.patch_embed.conv1.conv.weight": {32: "tiny_sam or mobile_sam", 8: "small"},
-    "encoder.trunk.stem.conv1.c.weight": {24: "edge_sam", 8: "small_edge_sam"},
+_FIRST_LAYERS = {  # of our own state dicts: the first convolution, half as wide as the first stage
+    "encoder.trunk.patch_embed.conv1.conv.weight": TINY_VITS,
+    "encoder.trunk.stem.conv1.c.weight": REP_VITS,
 }
 
 
@@ -111,12 +108,15 @@ def told_by(state: Mapping[str, Tensor]) -> str:
         return f"it is EdgeSAM: {flag} edge_sam"
     if any(key.startswith("image_encoder.patch_embed.seq.") for key in state):
         return f"it is TinySAM or MobileSAM: {flag} tiny_sam or mobile_sam"
-    for key, variants in _FIRST_LAYERS.items():
-        if key in state and len(state[key]) in variants:
-            return f"it is of another variant: {flag} {variants[len(state[key])]}"
+    names: list[str] = []
+    for key, shapes in _FIRST_LAYERS.items():
+        if key in state:
+            names = [name for name, shape in shapes.items() if shape.embed_dims[0] == 2 * len(state[key])]
     places = state.get("image_encoder.pos_embed", state.get("encoder.trunk.pos_embed"))
-    variant = None if places is None else _WIDTHS.get(places.shape[-1])
-    return f"its encoder is {variant}: {flag} {variant}" if variant else "it is of no image SAM that is known here"
+    if places is not None:
+        names = [name for name, shape in VITS.items() if shape.hidden == places.shape[-1]]
+    found = " or ".join(names)
+    return f"its encoder is {found}: {flag} {found}" if found else "it is of no image SAM that is known here"
 
 
 def key_map(family: str) -> KeyMap:

@@ -66,9 +66,8 @@ class GroundedSam2(Network):
     def boxes(self, clip: Clip, time: int) -> Float[Tensor, "batch time 2 dim"]:
         """Prompt tokens of the best boxes on the first `time` frames; padding is cut off before the detector looks."""
         found = []
-        for item, meta in enumerate(clip.meta):
+        for video, sentence, meta in zip(clip.video.tolist(), clip.sentences(), clip.meta, strict=True):
             height, width = meta.size
-            picture = clip.frames[int(clip.video[item]), :time, :, :height, :width]
-            boxes = self.detector(picture, [clip.sentences()[item]] * time)
+            boxes = self.detector(clip.frames[video, :time, :, :height, :width], [sentence] * time)
             found.append(self.segmenter.box_tokens(boxes, tuple(clip.frames.shape[-2:])))
         return torch.stack(found)

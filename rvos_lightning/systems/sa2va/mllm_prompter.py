@@ -170,10 +170,10 @@ class MLLMPrompter(Prompter):
         Not compiled, as a graph would hold for these very words only.
         """
         turns, seen = [], set()
-        for i, video in enumerate(clip.video.tolist()):
+        for i, (video, sentence) in enumerate(zip(clip.video.tolist(), clip.sentences(), strict=True)):
             start = "" if video in seen else text[video]
             seen.add(video)
-            turns.append(talk.Turn(start + self.ask_for(clip.sentences()[i]), self._answer(clip, i)))
+            turns.append(talk.Turn(start + self.ask_for(sentence), self._answer(clip, i)))
         return self.lesson_of(turns, clip.video), [turn.answer for turn in turns]
 
     def lesson_of(self, turns: Sequence[talk.Turn], video: Int[Tensor, "turns"]) -> Lesson:
